@@ -1,0 +1,72 @@
+//! What pods get, and where they may run.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+const QUANTITY: &str = "^[0-9]{1,12}(\\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$";
+
+/// What a trainer pod gets: requests and limits alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Resources {
+    /// Whole GPUs (`nvidia.com/gpu`). With 0 it computes on the CPU.
+    #[schemars(range(min = 0, max = 1))]
+    pub gpus: u32,
+    /// CPUs, such as `4` or `500m`.
+    #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
+    pub cpu: String,
+    /// Memory, such as `8Gi`.
+    #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
+    pub memory: String,
+    /// Space on the node's disk for prepared data and for sorting what does not fit the memory.
+    #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
+    pub scratch: String,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { gpus: 0, cpu: "1".into(), memory: "2Gi".into(), scratch: "10Gi".into() }
+    }
+}
+
+/// On which nodes pods may run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Scheduling {
+    /// Labels that the node must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of nodes that are put up with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+    /// The PriorityClass of the pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+}
+
+/// A taint that is put up with, as in a pod's spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Toleration {
+    /// The taint's key; empty for every taint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 317))]
+    pub key: Option<String>,
+    /// `Exists` or `Equal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["Exists", "Equal"]))]
+    pub operator: Option<String>,
+    /// The taint's value, for `Equal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub value: Option<String>,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`; empty for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
+    pub effect: Option<String>,
+}

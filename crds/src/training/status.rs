@@ -1,0 +1,218 @@
+//! `status` of a ModelTraining.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    artifact::CheckpointRef,
+    metric::{Metrics, Split},
+    progress::{DataStats, HistoryPoint, Stage},
+    report::Reason,
+};
+
+/// The most published versions that status lists; older ones stay in storage.
+pub const MAX_VERSIONS: usize = 20;
+
+/// What became of a ModelTraining.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ModelTrainingStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What the training is doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// The number of the current or last run, from 1.
+    pub run: u32,
+    /// Digest of what the run was started with; a spec of another digest starts the next run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<String>,
+    /// How far the run is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<TrainingProgress>,
+    /// What the data came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataStats>,
+    /// Latest metrics per split; final ones when the run has succeeded.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<Split, Metrics>,
+    /// How the metrics went, thinned to a bounded number of points.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryPoint>,
+    /// The last checkpoint that is safely in storage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointRef>,
+    /// The latest published model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelVersion>,
+    /// Every published version, newest first, bounded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<ModelVersion>,
+    /// What the run used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<UsedResources>,
+    /// How many pods of the run ended before it was done.
+    pub restarts: u32,
+    /// When the run's first pod was created, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When the run ended, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// What is wrong, or was last wrong with a run that goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<StatusError>,
+    /// What a person should know although the run goes on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// The same in few words, for `kubectl get`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<TrainingSummary>,
+    /// `Ready`, `Reconciling`, `Stalled`, as kstatus reads them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What a training is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Its pod does not run yet.
+    Pending,
+    /// Reading, cleaning, splitting and converting the data.
+    Preparing,
+    /// Taking optimizer steps.
+    Training,
+    /// Computing the final metrics.
+    Evaluating,
+    /// Writing the model artifact.
+    Publishing,
+    /// The model is published.
+    Succeeded,
+    /// It ended without a model and will not be tried again.
+    Failed,
+    /// `spec.suspend` holds it back.
+    Suspended,
+}
+
+impl Phase {
+    /// Whether the run is over.
+    pub const fn is_finished(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+
+    /// Whether a pod works on it.
+    pub const fn is_running(self) -> bool {
+        matches!(self, Self::Preparing | Self::Training | Self::Evaluating | Self::Publishing)
+    }
+}
+
+impl From<Stage> for Phase {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Preparing => Self::Preparing,
+            Stage::Training => Self::Training,
+            Stage::Evaluating => Self::Evaluating,
+            Stage::Publishing => Self::Publishing,
+        }
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrainingProgress {
+    /// Share of the optimizer steps that are done, 0 to 100.
+    pub percent: u32,
+    /// Epochs that are done.
+    pub epoch: u32,
+    /// Epochs that the run is to take.
+    pub total_epochs: u32,
+    /// Optimizer steps that are done.
+    pub step: u64,
+    /// Optimizer steps that the run is to take.
+    pub total_steps: u64,
+    /// Training rows per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_per_second: Option<f64>,
+    /// Time until the training is done, such as `12s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<String>,
+    /// The step of the checkpoint that the current pod resumed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed_from: Option<u64>,
+}
+
+/// A published version of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelVersion {
+    /// The number of the run that published it.
+    pub version: u32,
+    /// The folder that holds it.
+    pub uri: String,
+    /// `sha256:…` of its manifest.
+    pub digest: String,
+    /// When it was published, RFC 3339.
+    pub published_at: String,
+    /// Its metrics on the test split, or on validation where there is no test split.
+    #[serde(default)]
+    pub metrics: Metrics,
+}
+
+/// What a run used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UsedResources {
+    /// What it computed on.
+    pub device: String,
+    /// GPU-seconds of all its pods.
+    pub gpu_seconds: f64,
+    /// Most memory that a pod held, such as `1Gi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<String>,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusError {
+    /// From the closed list of reasons.
+    pub reason: Reason,
+    /// What happened, where, and what to do next.
+    pub message: String,
+    /// The exit code of the container, if one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The pod that it happened in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The last lines of the pod's log, where it ended without a report of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_tail: Vec<String>,
+}
+
+/// A training in few words, for `kubectl get`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrainingSummary {
+    /// Such as `42%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+    /// Such as `21/50`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// Such as `0.081`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
+    /// Such as `accuracy 0.97`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// Such as `12s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<String>,
+}

@@ -1,0 +1,168 @@
+//! The rules between fields, in Rust: for `stoker-trainer local`, which has no API server to ask, and for an operator
+//! whose cluster still has an older schema.
+//!
+//! The API server enforces the same by CEL (`crd`); a test applies the same wrong manifests to both.
+
+use super::{
+    ModelTrainingSpec, Task,
+    data::{Format, MissingStrategy},
+    model::Model,
+    optimize::{Optimizer, Schedule},
+    storage::SCHEMES,
+};
+
+/// A field that cannot be as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct FieldError {
+    /// The path of the field, like `spec.data.split`.
+    pub field: &'static str,
+    /// What is wrong and how it should be.
+    pub message: String,
+}
+
+impl ModelTrainingSpec {
+    /// All fields that cannot be as they are written.
+    ///
+    /// # Errors
+    /// If there is at least one.
+    pub fn validate(&self) -> Result<(), Vec<FieldError>> {
+        let mut check = Check(Vec::new());
+        self.check_data(&mut check);
+        self.check_model(&mut check);
+        self.check_train(&mut check);
+        if let Some(storage) = &self.storage {
+            check.uri("spec.storage.uri", &storage.uri);
+        }
+        check.that(self.deadline.is_none_or(|d| !d.0.is_zero()), "spec.deadline", "must be longer than 0s");
+        if check.0.is_empty() { Ok(()) } else { Err(check.0) }
+    }
+
+    fn check_data(&self, check: &mut Check) {
+        let data = &self.data;
+        check.uri("spec.data.source.uri", &data.source.uri);
+        check.that(
+            data.format.or_else(|| Format::of_uri(&data.source.uri)).is_some(),
+            "spec.data.format",
+            "the URI's extension does not say how the files are written: set csv, jsonLines or parquet",
+        );
+        check.that(data.csv.delimiter.len() == 1, "spec.data.csv.delimiter", "must be one ASCII character");
+        check.that(!data.target.is_empty(), "spec.data.target", "name at least one column");
+        check.that(
+            self.task == Task::Regression || data.target.len() == 1,
+            "spec.data.target",
+            "Classification takes one target; several are for Regression",
+        );
+        let missing = &data.clean.missing;
+        let strategies = std::iter::once((missing.strategy, missing.value.is_some()))
+            .chain(missing.columns.values().map(|column| (column.strategy, column.value.is_some())));
+        for (strategy, has_value) in strategies {
+            check.that(
+                (strategy == MissingStrategy::Constant) == has_value,
+                "spec.data.clean.missing",
+                "the strategy Constant needs a value, and only it takes one",
+            );
+        }
+        if let Some(outliers) = &data.clean.outliers {
+            check.that(outliers.z_score > 0.0, "spec.data.clean.outliers.zScore", "must be greater than 0");
+        }
+        self.check_split(check);
+    }
+
+    fn check_split(&self, check: &mut Check) {
+        let split = &self.data.split;
+        check.that(
+            (split.train + split.validation + split.test - 1.0).abs() < 1e-6,
+            "spec.data.split",
+            "train, validation and test must add up to 1",
+        );
+        let fractions = [split.train, split.validation, split.test];
+        check.that(
+            split.train > 0.0 && fractions.iter().all(|share| (0.0..=1.0).contains(share)),
+            "spec.data.split",
+            "shares lie between 0 and 1, and train is greater than 0",
+        );
+        check.that(
+            !(split.stratify && split.time.is_some()),
+            "spec.data.split",
+            "a split by time cannot be stratified: remove stratify or time",
+        );
+        check.that(
+            !split.stratify || self.task == Task::Classification,
+            "spec.data.split.stratify",
+            "only Classification can be stratified",
+        );
+        check.that(
+            self.train.early_stopping.is_none() || split.validation > 0.0,
+            "spec.train.earlyStopping",
+            "needs a validation split: set spec.data.split.validation",
+        );
+    }
+
+    fn check_model(&self, check: &mut Check) {
+        let Model::Mlp(mlp) = &self.model;
+        check.that(mlp.hidden.iter().all(|width| *width > 0), "spec.model.mlp.hidden", "widths must be greater than 0");
+        check.that((0.0..1.0).contains(&mlp.dropout), "spec.model.mlp.dropout", "must be at least 0 and less than 1");
+    }
+
+    fn check_train(&self, check: &mut Check) {
+        let train = &self.train;
+        if let Some(loss) = train.loss {
+            check.that(
+                loss.task() == self.task,
+                "spec.train.loss",
+                "does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification",
+            );
+        }
+        check.that(!(train.epochs.is_some() && train.steps.is_some()), "spec.train", "set epochs or steps, not both");
+        check.that(
+            train.epochs != Some(0) && train.steps != Some(0),
+            "spec.train",
+            "epochs and steps must be greater than 0",
+        );
+        check.that(train.batch_size > 0, "spec.train.batchSize", "must be greater than 0");
+        check.that(train.seed >= 0 && self.data.split.seed >= 0, "spec.train.seed", "seeds must not be negative");
+        if let Some(clip) = &train.gradient_clip {
+            check.that(clip.norm > 0.0, "spec.train.gradientClip.norm", "must be greater than 0");
+        }
+        let rate = match &train.optimizer {
+            Optimizer::Sgd(sgd) => sgd.learning_rate,
+            Optimizer::Adam(adam) => adam.learning_rate,
+            Optimizer::AdamW(adam) => adam.learning_rate,
+        };
+        check.that(rate > 0.0, "spec.train.optimizer", "learningRate must be greater than 0");
+        let factor = match &train.schedule {
+            Schedule::Step(step) => step.factor,
+            Schedule::Exponential(exponential) => exponential.factor,
+            Schedule::Constant(_) | Schedule::Cosine(_) => 1.0,
+        };
+        check.that(factor > 0.0 && factor <= 1.0, "spec.train.schedule", "factor must be greater than 0 and at most 1");
+        let checkpoint = &self.checkpoint;
+        check.that(
+            !(checkpoint.every.is_some() && checkpoint.every_steps.is_some()),
+            "spec.checkpoint",
+            "set every or everySteps, not both",
+        );
+        check.that(
+            checkpoint.every.is_none_or(|d| !d.0.is_zero()) && checkpoint.every_steps != Some(0),
+            "spec.checkpoint",
+            "must be longer than 0",
+        );
+        check.that(checkpoint.keep_last > 0, "spec.checkpoint.keepLast", "must be greater than 0");
+    }
+}
+
+struct Check(Vec<FieldError>);
+
+impl Check {
+    fn that(&mut self, holds: bool, field: &'static str, message: &str) {
+        if !holds {
+            self.0.push(FieldError { field, message: message.to_owned() });
+        }
+    }
+
+    fn uri(&mut self, field: &'static str, uri: &str) {
+        let known = SCHEMES.iter().any(|scheme| uri.starts_with(scheme));
+        self.that(known, field, "must start with s3://, gs://, az:// or file:///");
+    }
+}

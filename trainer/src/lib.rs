@@ -1,0 +1,13 @@
+//! The trainer: reads data, trains a model, publishes it, and serves it.
+//!
+//! The stages of a run, each a module: [`data`] → [`model`] → [`training`] → [`artifact`], driven by [`run`];
+//! [`server`] serves what was published. [`storage`] is the only way to object storage, [`cli`] the only way in.
+
+pub mod artifact;
+pub mod cli;
+pub mod data;
+pub mod model;
+pub mod run;
+pub mod server;
+pub mod storage;
+pub mod training;

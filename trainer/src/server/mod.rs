@@ -1,0 +1,1 @@
+//! Serving over the Open Inference Protocol.

@@ -1,0 +1,1 @@
+//! Object storage: URIs, credentials, and what their failures mean.
