@@ -1,1 +1,0 @@
-//! Object storage: URIs, credentials, and what their failures mean.
