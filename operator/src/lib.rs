@@ -1,1 +1,25 @@
-//! stub
+//! The operator of Stoker.
+//!
+//! One module per kind, [`training`] and [`deployment`], each the same pipeline: dereference → validate → build →
+//! apply → status. What both share lies beside them; [`operator`] starts it all, and [`cli`] is its command line.
+
+pub mod apply;
+pub mod cache;
+pub mod conditions;
+pub mod context;
+pub mod controller;
+pub mod deployment;
+pub mod error;
+pub mod labels;
+pub mod leader;
+pub mod metrics;
+pub mod pod_template;
+pub mod pods;
+pub mod poll;
+pub mod settings;
+pub mod status;
+pub mod training;
+pub mod workloads;
+
+pub use context::Context;
+pub use error::{Error, Result};

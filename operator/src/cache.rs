@@ -1,0 +1,160 @@
+//! What the cluster looked like last: views of owned objects, found by their owner without asking the API server.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use kube::{
+    Resource, ResourceExt,
+    runtime::watcher::{self, Event},
+};
+
+use crate::labels::Owner;
+
+/// Views of the objects of one kind, by owner and name.
+///
+/// A view holds the little that a reconcile needs of an object, so that thousands of them fit a small memory.
+#[derive(Debug)]
+pub struct Owned<V> {
+    views: RwLock<Views<V>>,
+}
+
+type Views<V> = HashMap<Owner, BTreeMap<String, Arc<V>>>;
+
+impl<V> Default for Owned<V> {
+    fn default() -> Self {
+        Self { views: RwLock::default() }
+    }
+}
+
+impl<V> Owned<V> {
+    /// All objects of an owner, by name.
+    pub fn of(&self, owner: &Owner) -> Vec<Arc<V>> {
+        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        views.get(owner).map(|views| views.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// One object of an owner.
+    pub fn get(&self, owner: &Owner, name: &str) -> Option<Arc<V>> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner).get(owner)?.get(name).cloned()
+    }
+
+    /// Every object, with its owner.
+    pub fn all(&self) -> Vec<(Owner, Arc<V>)> {
+        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        let all = views.iter().flat_map(|(owner, views)| views.values().map(|view| (owner.clone(), view.clone())));
+        all.collect()
+    }
+
+    /// Takes note of an object, as it was answered to a request of our own: the watch tells it a little later.
+    pub fn insert(&self, owner: Owner, name: String, view: V) {
+        let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        views.entry(owner).or_default().insert(name, Arc::new(view));
+    }
+
+    /// Forgets an object.
+    pub fn remove(&self, owner: &Owner, name: &str) {
+        let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_owner) = views.get_mut(owner) {
+            of_owner.remove(name);
+            if of_owner.is_empty() {
+                views.remove(owner);
+            }
+        }
+    }
+
+    /// Puts another set of objects in place of all, and says whose they are or were.
+    fn replace(&self, all: Views<V>) -> Vec<Owner> {
+        let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *views, all);
+        let mut owners: Vec<Owner> = before.into_keys().chain(views.keys().cloned()).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
+    /// Follows a watch, and tells whose objects have changed. The first items come when the whole initial list is in.
+    pub fn follow<K>(
+        self: Arc<Self>,
+        events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+        view: impl Fn(K) -> V + Send,
+    ) -> impl Stream<Item = watcher::Result<Owner>> + Send
+    where
+        K: Resource + Send,
+        V: Send + Sync,
+    {
+        let mut listed: Views<V> = HashMap::new();
+        events
+            .map_ok(move |event| {
+                let changed = match event {
+                    Event::Init => {
+                        listed = HashMap::new();
+                        Vec::new()
+                    }
+                    Event::InitApply(object) => {
+                        if let Some(owner) = Owner::of(object.meta()) {
+                            listed.entry(owner).or_default().insert(object.name_any(), Arc::new(view(object)));
+                        }
+                        Vec::new()
+                    }
+                    Event::InitDone => self.replace(std::mem::take(&mut listed)),
+                    Event::Apply(object) => {
+                        let owner = Owner::of(object.meta());
+                        if let Some(owner) = &owner {
+                            self.insert(owner.clone(), object.name_any(), view(object));
+                        }
+                        owner.into_iter().collect()
+                    }
+                    Event::Delete(object) => {
+                        let owner = Owner::of(object.meta());
+                        if let Some(owner) = &owner {
+                            self.remove(owner, &object.name_any());
+                        }
+                        owner.into_iter().collect()
+                    }
+                };
+                stream::iter(changed).map(Ok)
+            })
+            .try_flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn object(name: &str, training: &str) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some(name.into());
+        object.metadata.namespace = Some("a".into());
+        object.metadata.labels = Some(Owner::training("a", training).labels());
+        object
+    }
+
+    #[test]
+    fn a_new_list_replaces_what_was_known_and_names_every_owner_touched() {
+        let cache = Arc::new(Owned::default());
+        cache.insert(Owner::training("a", "gone"), "gone-1".into(), "gone-1".into());
+        let events = [Event::Init, Event::InitApply(object("new-1", "new")), Event::InitDone].map(Ok);
+        let changed: Vec<Owner> =
+            block_on(cache.clone().follow(stream::iter(events), |o: ConfigMap| o.name_any()).try_collect()).unwrap();
+        assert_eq!(changed, [Owner::training("a", "gone"), Owner::training("a", "new")]);
+        assert!(cache.of(&Owner::training("a", "gone")).is_empty());
+        assert_eq!(*cache.get(&Owner::training("a", "new"), "new-1").unwrap(), "new-1");
+    }
+
+    #[test]
+    fn an_object_that_was_deleted_is_forgotten() {
+        let cache = Arc::new(Owned::default());
+        let events = [Event::Apply(object("x-1", "x")), Event::Delete(object("x-1", "x"))].map(Ok);
+        let changed: Vec<Owner> =
+            block_on(cache.clone().follow(stream::iter(events), |_: ConfigMap| ()).try_collect()).unwrap();
+        assert_eq!(changed.len(), 2);
+        assert!(cache.all().is_empty());
+    }
+}

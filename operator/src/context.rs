@@ -1,0 +1,111 @@
+//! What every reconcile works with.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource,
+    core::NamespaceResourceScope,
+    runtime::{
+        events::{Event, EventType, Recorder},
+        reflector::{ObjectRef, Store},
+    },
+};
+use stoker_crds::{ModelDeployment, ModelTraining, Progress, serving::ServerStats};
+
+use crate::{
+    cache::Owned, controller::Backoff, leader::Fence, metrics::Metrics, pods::PodView, poll::Polled,
+    settings::Settings, status::Written, training::job::JobView, workloads::WorkloadView,
+};
+
+/// What every reconcile works with: one per namespace that is watched, or one for the whole cluster.
+pub struct Context {
+    /// The namespace that is watched; `None` for the whole cluster.
+    pub scope: Option<String>,
+    /// What the operator was started with.
+    pub settings: Arc<Settings>,
+    /// The Kubernetes API. Writes go through [`crate::apply`], which heeds the fence.
+    pub client: Client,
+    /// Says whether this replica still leads.
+    pub fence: Fence,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// The time; tests set it.
+    pub clock: fn() -> Timestamp,
+    /// Every ModelTraining in scope.
+    pub trainings: Store<ModelTraining>,
+    /// Every ModelDeployment in scope.
+    pub deployments: Store<ModelDeployment>,
+    /// The Jobs of trainings.
+    pub jobs: Arc<Owned<JobView>>,
+    /// The pods of trainings and deployments.
+    pub pods: Arc<Owned<PodView>>,
+    /// The `apps/v1` Deployments of ModelDeployments.
+    pub workloads: Arc<Owned<WorkloadView>>,
+    /// What running trainers answered last.
+    pub progress: Arc<Polled<Progress>>,
+    /// What serving pods answered last.
+    pub stats: Arc<Polled<ServerStats>>,
+    /// Statuses that were written and may not have come back through the watch yet.
+    pub written_trainings: Written<ModelTraining>,
+    /// The same for deployments.
+    pub written_deployments: Written<ModelDeployment>,
+    /// Failures in a row, per object.
+    pub backoff: Backoff,
+}
+
+impl Context {
+    /// The API of a kind in a namespace.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The API of a kind in everything that is watched.
+    pub fn watched<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.scope {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// The ModelTraining of that name, as it was seen last, with the status that was written last.
+    pub fn training(&self, namespace: &str, name: &str) -> Option<Arc<ModelTraining>> {
+        let training = self.trainings.get(&ObjectRef::new(name).within(namespace))?;
+        Some(self.written_trainings.newer(training))
+    }
+
+    /// Tells a person what happened to an object; `kubectl describe` shows it.
+    ///
+    /// An event that cannot be written is logged and forgotten: status holds the same.
+    pub async fn event<K>(&self, object: &K, type_: EventType, reason: &str, note: &str)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        if self.fence.check().is_err() {
+            return;
+        }
+        let event = Event {
+            type_,
+            reason: reason.into(),
+            note: Some(note.chars().take(1000).collect()),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+            tracing::warn!(%error, reason, "an event could not be written");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What drives the reconciles of either kind: bounded concurrency, back-off by the class of the error, figures.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{Stream, StreamExt};
+use kube::{
+    Resource, ResourceExt,
+    runtime::{
+        applier,
+        controller::{Action, Config, Error as ControllerError},
+        reflector::{ObjectRef, Store},
+    },
+};
+
+use crate::{
+    context::Context,
+    error::{Class, Error, Result},
+};
+
+/// Events of one object that come so close together are answered by one reconcile.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// Reconciles the objects that `triggers` names, until it ends.
+pub async fn run<K, F>(
+    context: Arc<Context>,
+    store: Store<K>,
+    triggers: impl Stream<Item = ObjectRef<K>>,
+    reconcile: fn(Arc<K>, Arc<Context>) -> F,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + 'static,
+    F: Future<Output = Result<Action>> + Send + 'static,
+{
+    let config = Config::default().concurrency(context.settings.concurrency).debounce(DEBOUNCE);
+    let reconcile = move |object: Arc<K>, context| Box::pin(observe(reconcile, object, context));
+    let queue = triggers.map(Ok::<_, Infallible>);
+    applier(reconcile, retry::<K>, context, store, queue, config)
+        .for_each(async |result| {
+            if let Err(error @ (ControllerError::QueueError(_) | ControllerError::RunnerError(_))) = result {
+                tracing::error!(%error, "the controller cannot go on");
+            }
+        })
+        .await;
+}
+
+/// A reconcile, with its figures and its log.
+async fn observe<K, F>(
+    reconcile: fn(Arc<K>, Arc<Context>) -> F,
+    object: Arc<K>,
+    context: Arc<Context>,
+) -> Result<Action>
+where
+    K: Resource<DynamicType = ()>,
+    F: Future<Output = Result<Action>>,
+{
+    let started = Instant::now();
+    let uid = object.uid().unwrap_or_default();
+    let result = reconcile(object, context.clone()).await;
+    context.metrics.reconciled(kind::<K>(), started.elapsed(), result.as_ref().err());
+    match &result {
+        Ok(_) => context.backoff.reset(&uid),
+        Err(error) => tracing::warn!(error = error as &dyn std::error::Error, class = error.class().name(), "a reconcile failed"),
+    }
+    result
+}
+
+fn retry<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
+    Action::requeue(context.backoff.next(&object.uid().unwrap_or_default(), error.class()))
+}
+
+fn kind<K: Resource<DynamicType = ()>>() -> &'static str {
+    match K::kind(&()) {
+        std::borrow::Cow::Borrowed(kind) => kind,
+        std::borrow::Cow::Owned(_) => "unknown",
+    }
+}
+
+/// Failures in a row, by the object's UID: kept outside of the objects, so that a wait costs no write.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+impl Backoff {
+    /// How long to wait after one more failure.
+    pub fn next(&self, uid: &str, class: Class) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(uid.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        class.delay(*count)
+    }
+
+    /// Forgets the failures of an object that succeeded or is gone.
+    pub fn reset(&self, uid: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}

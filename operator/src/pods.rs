@@ -1,0 +1,247 @@
+//! What a Pod's state means, said in Stoker's own reasons.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodStatus};
+use stoker_crds::{
+    report::{PREEMPTED_EXIT_CODE, Reason, RunError, RunReport},
+    training::status::StatusError,
+};
+
+use crate::labels;
+
+/// The little that a reconcile needs of a Pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// The run that it belongs to, if it trains.
+    pub run: Option<u32>,
+    /// The revision that it belongs to, if it serves.
+    pub revision: Option<String>,
+    /// Its address, once it has one.
+    pub ip: Option<IpAddr>,
+    /// Whether it was told to end.
+    pub is_deleting: bool,
+    /// Whether its readiness probe succeeds.
+    pub is_ready: bool,
+    /// Since when it is or is not ready.
+    pub readiness_changed_at: Timestamp,
+    /// How often its container was started again.
+    pub restarts: u32,
+    /// How far its life is.
+    pub state: State,
+    /// What is wrong with it, or was wrong when its container ended last.
+    pub problem: Option<Problem>,
+    /// What its trainer left behind.
+    pub report: Option<Box<RunReport>>,
+}
+
+/// How far a pod's life is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its container does not run yet, or not at the moment.
+    Waiting,
+    /// Its container runs.
+    Running,
+    /// Its container ended with exit code 0, and the pod with it.
+    Succeeded,
+    /// The pod ended otherwise.
+    Failed,
+}
+
+impl State {
+    /// Whether the pod is over.
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// What is wrong with a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// From the closed list.
+    pub reason: Reason,
+    /// What happened and what to do next.
+    pub message: String,
+    /// The exit code of its container, if it ended.
+    pub exit_code: Option<i32>,
+    /// Since when, if it can pass by itself and is worth a word only after a while.
+    pub since: Option<Timestamp>,
+    /// Whether only the log can say more.
+    pub needs_log: bool,
+}
+
+impl PodView {
+    /// What is wrong with it, as it stands in status; the log's last lines are for the caller to add.
+    pub fn error(&self) -> Option<StatusError> {
+        let Problem { reason, message, exit_code, .. } = self.problem.clone()?;
+        Some(StatusError { reason, message, exit_code, pod: Some(self.name.clone()), log_tail: Vec::new() })
+    }
+
+    /// Whether it is or may become at work.
+    pub fn is_active(&self) -> bool {
+        !self.state.has_ended()
+    }
+}
+
+impl From<Pod> for PodView {
+    fn from(pod: Pod) -> Self {
+        let meta = pod.metadata;
+        let status = pod.status.unwrap_or_default();
+        let label = |key: &str| meta.labels.as_ref().and_then(|labels| labels.get(key));
+        let container = status.container_statuses.as_ref().and_then(|containers| containers.first());
+        let ended = container.and_then(last_end);
+        let report = ended.and_then(|ended| serde_json::from_str(ended.message.as_deref()?).ok());
+        let state = state_of(&status, container);
+        let created_at = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let ready = condition(&status, "Ready");
+        Self {
+            run: label(labels::RUN).and_then(|run| run.parse().ok()),
+            revision: label(labels::REVISION).cloned(),
+            ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
+            is_deleting: meta.deletion_timestamp.is_some(),
+            is_ready: ready.is_some_and(|ready| ready.status == "True"),
+            readiness_changed_at: ready.and_then(|ready| ready.last_transition_time.as_ref()).map_or(created_at, |time| time.0),
+            restarts: container.map_or(0, |container| container.restart_count.unsigned_abs()),
+            problem: problem_of(state, &status, container),
+            state,
+            report,
+            created_at,
+            uid: meta.uid.unwrap_or_default(),
+            name: meta.name.unwrap_or_default(),
+        }
+    }
+}
+
+fn state_of(status: &PodStatus, container: Option<&ContainerStatus>) -> State {
+    match status.phase.as_deref() {
+        Some("Succeeded") => State::Succeeded,
+        Some("Failed") => State::Failed,
+        _ if container.and_then(|c| c.state.as_ref()?.running.as_ref()).is_some() => State::Running,
+        _ => State::Waiting,
+    }
+}
+
+/// How a container ended last, if it has.
+fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    now.or_else(|| container.last_state.as_ref()?.terminated.as_ref())
+}
+
+fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
+    status.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+fn problem_of(state: State, status: &PodStatus, container: Option<&ContainerStatus>) -> Option<Problem> {
+    match state {
+        State::Succeeded => None,
+        State::Running => container.and_then(last_end).filter(|end| end.exit_code != 0).map(ended),
+        State::Failed => Some(failed(status, container)),
+        State::Waiting => waiting(status, container),
+    }
+}
+
+/// Why a pod does not run.
+fn waiting(status: &PodStatus, container: Option<&ContainerStatus>) -> Option<Problem> {
+    if let Some(scheduled) = condition(status, "PodScheduled").filter(|scheduled| scheduled.status == "False") {
+        let message = scheduled.message.as_deref().unwrap_or("no node can take the pod");
+        return Some(Problem {
+            reason: Reason::Unschedulable,
+            message: format!("no node can take the pod: {message}"),
+            exit_code: None,
+            since: scheduled.last_transition_time.as_ref().map(|time| time.0),
+            needs_log: false,
+        });
+    }
+    let waiting = container?.state.as_ref()?.waiting.as_ref()?;
+    let said = waiting.message.as_deref().unwrap_or_default();
+    let problem = |reason, message: String| {
+        Some(Problem { reason, message, exit_code: None, since: None, needs_log: false })
+    };
+    match waiting.reason.as_deref()? {
+        reason @ ("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
+            let image = &container?.image;
+            problem(Reason::ImageUnavailable, format!("the image {image} cannot be pulled: {reason}: {said}"))
+        }
+        "CreateContainerConfigError" if said.to_lowercase().contains("secret") => {
+            let advice = "create it in the namespace of the resource; the pod then starts by itself";
+            problem(Reason::SecretNotFound, format!("{said}: {advice}"))
+        }
+        reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
+            problem(Reason::PodFailed, format!("the container cannot be started: {reason}: {said}"))
+        }
+        _ => container.and_then(last_end).filter(|end| end.exit_code != 0).map(ended),
+    }
+}
+
+/// Why a pod failed.
+fn failed(status: &PodStatus, container: Option<&ContainerStatus>) -> Problem {
+    let end = container.and_then(last_end);
+    let has_report = end.and_then(|end| said_by_container(end)).is_some();
+    if let Some(end) = end.filter(|_| has_report) {
+        return ended(end);
+    }
+    let said = status.message.as_deref();
+    let disruption = condition(status, "DisruptionTarget").filter(|disruption| disruption.status == "True");
+    let by_node = match (status.reason.as_deref(), disruption) {
+        (Some("Evicted"), _) => Some(said.unwrap_or("the node evicted the pod").to_owned()),
+        (_, Some(disruption)) => {
+            let reason = disruption.reason.as_deref().unwrap_or("disruption");
+            Some(format!("{reason}: {}", disruption.message.as_deref().unwrap_or("the pod was told to leave its node")))
+        }
+        _ => None,
+    };
+    match (by_node, end) {
+        (Some(message), end) => Problem {
+            reason: Reason::Evicted,
+            message: format!("the pod was evicted: {message}"),
+            exit_code: end.map(|end| end.exit_code),
+            since: None,
+            needs_log: false,
+        },
+        (None, Some(end)) => ended(end),
+        (None, None) => Problem {
+            reason: Reason::PodFailed,
+            message: format!("the pod failed: {}", said.or(status.reason.as_deref()).unwrap_or("no container has run")),
+            exit_code: None,
+            since: None,
+            needs_log: false,
+        },
+    }
+}
+
+/// Why a container ended.
+fn ended(end: &ContainerStateTerminated) -> Problem {
+    let exit_code = Some(end.exit_code);
+    if end.reason.as_deref() == Some("OOMKilled") {
+        let message = "the container used more memory than its limit and was ended: raise resources.memory";
+        return Problem { reason: Reason::OutOfMemory, message: message.into(), exit_code, since: None, needs_log: false };
+    }
+    if let Some(RunError { reason, message }) = said_by_container(end) {
+        return Problem { reason, message, exit_code, since: None, needs_log: false };
+    }
+    let (reason, message) = match end.exit_code {
+        0 => (Reason::PodFailed, "the container ended with exit code 0 and left no report".to_owned()),
+        code if code == i32::from(PREEMPTED_EXIT_CODE) => {
+            (Reason::Preempted, "the pod was told to end before the run was done".to_owned())
+        }
+        137 => (Reason::PodFailed, "the container was killed (SIGKILL)".to_owned()),
+        code => (Reason::PodFailed, format!("the container ended with exit code {code} and left no report")),
+    };
+    Problem { reason, message, exit_code, since: None, needs_log: reason == Reason::PodFailed }
+}
+
+/// What the container itself said it failed for: a trainer's report, or a server's error.
+fn said_by_container(end: &ContainerStateTerminated) -> Option<RunError> {
+    let message = end.message.as_deref()?;
+    match serde_json::from_str::<RunReport>(message) {
+        Ok(report) => report.error,
+        Err(_) => serde_json::from_str(message).ok(),
+    }
+}

@@ -1,0 +1,249 @@
+//! Asks running pods how they fare, over plain HTTP inside the cluster: progress of trainers, figures of servers.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{cache::Owned, labels::Owner, pods::{PodView, State}, settings::Settings};
+
+/// How long a pod may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest answer that is read, in bytes.
+const MAX_BODY: usize = 256 << 10;
+/// How many pods are asked at the same time.
+const CONCURRENCY: usize = 16;
+/// The longest wait between two tries of a pod that does not answer.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+/// How often the poller looks for pods that are due.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Why a pod gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    /// It did not answer in time.
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
+    /// The address gives no URI.
+    #[error("cannot ask")]
+    Request(#[from] http::Error),
+    /// It cannot be reached.
+    #[error("cannot be reached")]
+    Connection(#[from] hyper_util::client::legacy::Error),
+    /// It answered with an error.
+    #[error("answered with status {0}")]
+    Status(http::StatusCode),
+    /// The answer is too long or broke off.
+    #[error("the answer cannot be read: {0}")]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is not what it should be.
+    #[error("the answer is not understood")]
+    Json(#[from] serde_json::Error),
+}
+
+/// An HTTP client for the pods' own small answers.
+#[derive(Clone, Debug)]
+pub struct PodClient {
+    http: Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Default for PodClient {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(TIMEOUT));
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(5))
+            .pool_max_idle_per_host(1)
+            .build(connector);
+        Self { http }
+    }
+}
+
+impl PodClient {
+    /// The JSON that a pod answers at a path.
+    ///
+    /// # Errors
+    /// If it does not answer within a second, or with anything but that JSON.
+    pub async fn get<T: DeserializeOwned>(&self, ip: IpAddr, port: u16, path: &str) -> Result<T, PollError> {
+        let request = http::Request::get(format!("http://{}{path}", SocketAddr::new(ip, port))).body(Empty::new())?;
+        let answer = async {
+            let response = self.http.request(request).await?;
+            if !response.status().is_success() {
+                return Err(PollError::Status(response.status()));
+            }
+            let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(PollError::Body)?;
+            Ok(serde_json::from_slice(&body.to_bytes())?)
+        };
+        tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| PollError::Timeout)?
+    }
+}
+
+/// What pods answered last, by their UID.
+#[derive(Debug)]
+pub struct Polled<T> {
+    by_uid: RwLock<HashMap<String, Answers<T>>>,
+}
+
+/// The last two answers of a pod, and when they came; two make a rate.
+#[derive(Debug)]
+pub struct Answers<T> {
+    /// The last answer.
+    pub latest: (Instant, Arc<T>),
+    /// The one before.
+    pub before: Option<(Instant, Arc<T>)>,
+}
+
+impl<T> Clone for Answers<T> {
+    fn clone(&self) -> Self {
+        let Self { latest, before } = self;
+        Self { latest: latest.clone(), before: before.clone() }
+    }
+}
+
+impl<T> Default for Polled<T> {
+    fn default() -> Self {
+        Self { by_uid: RwLock::default() }
+    }
+}
+
+impl<T> Polled<T> {
+    /// What the pod of that UID answered last.
+    pub fn latest(&self, uid: &str) -> Option<Arc<T>> {
+        self.answers(uid).map(|answers| answers.latest.1)
+    }
+
+    /// The last two answers of the pod of that UID.
+    pub fn answers(&self, uid: &str) -> Option<Answers<T>> {
+        self.by_uid.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    /// Takes note of an answer.
+    pub fn insert(&self, uid: &str, at: Instant, answer: T) {
+        let mut by_uid = self.by_uid.write().unwrap_or_else(PoisonError::into_inner);
+        let before = by_uid.remove(uid).map(|answers| answers.latest);
+        by_uid.insert(uid.to_owned(), Answers { latest: (at, Arc::new(answer)), before });
+    }
+
+    fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.by_uid.write().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| keep(uid));
+    }
+}
+
+/// Asks the running pods of one component, for ever.
+pub struct Poller<T> {
+    /// The port that answers.
+    pub port: u16,
+    /// The path that answers.
+    pub path: &'static str,
+    /// Which pods are asked.
+    pub selects: fn(&Owner) -> bool,
+    /// The pods.
+    pub pods: Arc<Owned<PodView>>,
+    /// Where the answers go.
+    pub polled: Arc<Polled<T>>,
+    /// How often, and how many.
+    pub settings: Arc<Settings>,
+}
+
+/// When a pod is asked next, and how often it has not answered in a row.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    next: Instant,
+    failures: u32,
+}
+
+impl<T: DeserializeOwned + Send + Sync> Poller<T> {
+    /// Asks every running pod in turn; calls `answered` for each answer. A pod that has just started is asked at once,
+    /// one that does not answer ever more seldom.
+    pub async fn run(self, answered: impl Fn(Owner) + Sync) {
+        let client = PodClient::default();
+        let turns: Mutex<HashMap<String, Turn>> = Mutex::default();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let running = self.running();
+            self.forget_others(&running, &turns);
+            let interval = self.interval(running.len());
+            let due = running.into_iter().filter(|(_, pod)| is_due(&turns, &pod.uid));
+            futures::stream::iter(due)
+                .for_each_concurrent(CONCURRENCY, |(owner, pod)| {
+                    let (client, turns, answered) = (&client, &turns, &answered);
+                    async move {
+                        if self.ask(client, &pod, turns, interval).await {
+                            answered(owner);
+                        }
+                    }
+                })
+                .await;
+        }
+    }
+
+    fn running(&self) -> Vec<(Owner, Arc<PodView>)> {
+        let is_running = |pod: &PodView| pod.state == State::Running && pod.ip.is_some();
+        self.pods.all().into_iter().filter(|(owner, pod)| (self.selects)(owner) && is_running(pod)).collect()
+    }
+
+    /// With many pods, each is asked more seldom.
+    fn interval(&self, pods: usize) -> Duration {
+        let pods = u32::try_from(pods).unwrap_or(u32::MAX);
+        let needed = Duration::from_secs(1).saturating_mul(pods) / self.settings.max_polls_per_second.max(1);
+        self.settings.poll_interval.max(needed)
+    }
+
+    fn forget_others(&self, running: &[(Owner, Arc<PodView>)], turns: &Mutex<HashMap<String, Turn>>) {
+        let uids: std::collections::HashSet<&str> = running.iter().map(|(_, pod)| pod.uid.as_str()).collect();
+        turns.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid.as_str()));
+        // The last answer is still wanted when the pod has ended, until the pod is gone.
+        let known: std::collections::HashSet<String> = self.pods.all().into_iter().map(|(_, pod)| pod.uid.clone()).collect();
+        self.polled.retain(|uid| known.contains(uid));
+    }
+
+    async fn ask(
+        &self,
+        client: &PodClient,
+        pod: &PodView,
+        turns: &Mutex<HashMap<String, Turn>>,
+        interval: Duration,
+    ) -> bool {
+        let Some(ip) = pod.ip else { return false };
+        let answer = client.get::<T>(ip, self.port, self.path).await;
+        let now = Instant::now();
+        let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = turns.get(&pod.uid).map_or(0, |turn| turn.failures);
+        match answer {
+            Ok(answer) => {
+                turns.insert(pod.uid.clone(), Turn { next: now + interval, failures: 0 });
+                self.polled.insert(&pod.uid, now, answer);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(pod = pod.name, error = &error as &dyn std::error::Error, "a pod gives no answer");
+                let wait = silence(failures).max(interval.min(LONGEST_SILENCE) / 8);
+                turns.insert(pod.uid.clone(), Turn { next: now + wait, failures: failures.saturating_add(1) });
+                false
+            }
+        }
+    }
+}
+
+fn is_due(turns: &Mutex<HashMap<String, Turn>>, uid: &str) -> bool {
+    let turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
+    turns.get(uid).is_none_or(|turn| turn.next <= Instant::now())
+}
+
+/// How long a pod is left alone that did not answer so many times before: 250 ms at first, since it may just start.
+fn silence(failures: u32) -> Duration {
+    TICK.saturating_mul(1 << failures.min(16)).min(LONGEST_SILENCE)
+}

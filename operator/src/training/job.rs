@@ -1,0 +1,72 @@
+//! The Job of a run.
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+
+use crate::labels;
+
+/// The little that a reconcile needs of a Job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobView {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The run that it belongs to.
+    pub run: u32,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Whether it is held back.
+    pub is_suspended: bool,
+    /// Whether it was told to go.
+    pub is_deleting: bool,
+    /// How often it tries again.
+    pub retries: Option<i32>,
+    /// How long it may take, in seconds.
+    pub deadline_seconds: Option<i64>,
+    /// Whether and how it has ended.
+    pub end: Option<End>,
+}
+
+/// How a Job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its pod succeeded.
+    Complete,
+    /// It will not be tried again.
+    Failed {
+        /// Such as `BackoffLimitExceeded`.
+        reason: String,
+        /// What Kubernetes says of it.
+        message: String,
+    },
+}
+
+impl From<Job> for JobView {
+    fn from(job: Job) -> Self {
+        let (meta, spec) = (job.metadata, job.spec.unwrap_or_default());
+        let conditions = job.status.unwrap_or_default().conditions.unwrap_or_default();
+        let run = meta.labels.as_ref().and_then(|labels| labels.get(labels::RUN)?.parse().ok());
+        let end = conditions.into_iter().filter(|condition| condition.status == "True").find_map(|condition| {
+            match condition.type_.as_str() {
+                "Complete" => Some(End::Complete),
+                "Failed" => Some(End::Failed {
+                    reason: condition.reason.unwrap_or_default(),
+                    message: condition.message.unwrap_or_default(),
+                }),
+                _ => None,
+            }
+        });
+        Self {
+            run: run.unwrap_or(0),
+            created_at: meta.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            is_suspended: spec.suspend.unwrap_or(false),
+            is_deleting: meta.deletion_timestamp.is_some(),
+            retries: spec.backoff_limit,
+            deadline_seconds: spec.active_deadline_seconds,
+            end,
+            uid: meta.uid.unwrap_or_default(),
+            name: meta.name.unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! `ModelTraining`: dereference → validate → build → apply → status.
+
+pub mod job;
