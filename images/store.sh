@@ -5,7 +5,13 @@ STOKER_CACHE=${STOKER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stoker}
 IMAGE_STORE=$STOKER_CACHE/images
 
 store() {
-	buildah --root "$IMAGE_STORE/storage" --runroot "$IMAGE_STORE/run" --storage-driver vfs "$@"
+	local config=$IMAGE_STORE/containers.conf
+	if [[ ! -e $config ]]; then
+		mkdir -p "$IMAGE_STORE"
+		# By default buildah would make a folder in /etc for networks that no build here uses.
+		printf '[network]\nnetwork_config_dir = "%s"\n' "$IMAGE_STORE/network" >"$config"
+	fi
+	CONTAINERS_CONF=$config buildah --root "$IMAGE_STORE/storage" --runroot "$IMAGE_STORE/run" --storage-driver vfs "$@"
 }
 
 # The name as a container runtime completes it: a pod's `stoker-operator:dev` is this image.
@@ -32,7 +38,6 @@ build_image() {
 		arguments+=(--build-arg "$1")
 		shift
 	done
-	mkdir -p "$IMAGE_STORE"
 	(
 		flock 9
 		store bud --quiet --isolation chroot --pull=false --timestamp 0 "${arguments[@]}" \
@@ -45,6 +50,15 @@ build_image() {
 		done
 		store rmi --prune >/dev/null
 	) 9>"$IMAGE_STORE/lock"
+}
+
+# copy_libraries PROGRAM FOLDER: lays the shared libraries that a program loads, if any, below a folder.
+copy_libraries() {
+	local library
+	# ldd fails on a static program.
+	{ ldd "$1" 2>/dev/null || true; } | sed -n 's|.*\s\(/[^ ]*\) (.*|\1|p' | while read -r library; do
+		install -D --mode 755 "$library" "$2$library"
+	done
 }
 
 # export_image NAME FILE: writes the image as an archive that carries its name.

@@ -1,35 +1,34 @@
 # shellcheck shell=bash disable=SC2153 # CGROUP is set by select_cluster
 # The cgroup below which a cluster's pods live. To be sourced.
 
-# The folders in which cgroups are made: one for each hierarchy of version 1, or the one of version 2.
-cgroup_hierarchies() {
-	findmnt --noheadings --output TARGET --types cgroup || findmnt --noheadings --output TARGET --types cgroup2
-}
+# The folders in which a cluster's cgroups can be: a mount for each hierarchy of version 1, one of version 2,
+# or, on a machine with both, all of these.
+cgroup_mounts() { findmnt --noheadings --output TARGET --types cgroup,cgroup2; }
 
 # A cgroup of its own keeps the kubelets of two clusters from reaping each other's pods.
 make_cgroups() {
-	local hierarchy file controller
-	while read -r hierarchy; do
-		if [[ -e $hierarchy/cgroup.subtree_control ]]; then
-			for controller in $(<"$hierarchy/cgroup.controllers"); do
-				echo "+$controller" >"$hierarchy/cgroup.subtree_control"
+	local folder controller file
+	while read -r folder; do
+		if [[ -e $folder/cgroup.subtree_control ]]; then
+			for controller in $(<"$folder/cgroup.controllers"); do
+				echo "+$controller" >"$folder/cgroup.subtree_control"
 			done
 		fi
-		mkdir -p "$hierarchy/$CGROUP"
+		mkdir -p "$folder/$CGROUP"
 		for file in cpuset.cpus cpuset.mems; do
 			# A cpuset of version 1 starts empty, and no process can enter an empty one.
-			[[ ! -e $hierarchy/cgroup.clone_children || ! -e $hierarchy/$file ]] ||
-				cat "$hierarchy/$file" >"$hierarchy/$CGROUP/$file"
+			[[ ! -e $folder/cgroup.clone_children || ! -e $folder/$file ]] ||
+				cat "$folder/$file" >"$folder/$CGROUP/$file"
 		done
-	done < <(cgroup_hierarchies)
+	done < <(cgroup_mounts)
 }
 
 # Prints the cgroups of the cluster, children first.
 list_cgroups() {
-	local hierarchy
-	while read -r hierarchy; do
-		[[ ! -d $hierarchy/$CGROUP ]] || find "$hierarchy/$CGROUP" -depth -type d
-	done < <(cgroup_hierarchies)
+	local folder
+	while read -r folder; do
+		[[ ! -d $folder/$CGROUP ]] || find "$folder/$CGROUP" -depth -type d
+	done < <(cgroup_mounts)
 }
 
 remove_cgroups() {

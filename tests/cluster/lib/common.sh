@@ -38,7 +38,9 @@ select_cluster() {
 	LINK=stoker-$NAME
 	CGROUP=stoker-$NAME
 	STATE=$STOKER_CACHE/clusters/$NAME
-	export KUBECONFIG=$STATE/kubeconfig
+	export STOKER_CLUSTER=$NAME KUBECONFIG=$STATE/kubeconfig
+	# What kubectl remembers of an API must not outlive it.
+	export KUBECACHEDIR=$STATE/kubectl
 }
 
 # The process tree of a cluster holds its lock until its last process is gone: so the lock says whether the
