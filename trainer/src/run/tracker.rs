@@ -1,126 +1,104 @@
 //! Where a run stands: written by its stages, read by the endpoint, the terminal and the report.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use stoker_crds::{
     Progress,
-    progress::{HistoryPoint, MAX_HISTORY, Stage},
+    progress::{DataStats, Stage},
 };
 
-/// Over how long the pace is averaged.
-const PACE_WINDOW: Duration = Duration::from_secs(5);
+use crate::training::{Event, Watch};
+
 /// How many warnings are kept; the first ones say the most.
 const MAX_WARNINGS: usize = 10;
 
 /// The state of a run, shared between its threads.
 #[derive(Debug)]
-pub struct Tracker(Mutex<State>);
-
-#[derive(Debug)]
-struct State {
-    progress: Progress,
-    samples: u64,
-    pace: VecDeque<(Instant, u64)>,
-}
+pub struct Tracker(Mutex<Progress>);
 
 impl Tracker {
     /// A run that has not begun.
     pub fn new(run: String) -> Self {
-        let progress = Progress {
+        Self(Mutex::new(Progress {
             run,
             stage: Stage::Preparing,
-            data: stoker_crds::progress::DataStats::default(),
+            data: DataStats::default(),
             epoch: 0,
             total_epochs: 0,
             step: 0,
             total_steps: 0,
             samples_per_second: 0.0,
             eta_seconds: None,
-            metrics: std::collections::BTreeMap::new(),
+            metrics: BTreeMap::new(),
             history: Vec::new(),
             checkpoint: None,
             resumed_from: None,
             warnings: Vec::new(),
             device: None,
             peak_memory_bytes: 0,
-        };
-        Self(Mutex::new(State { progress, samples: 0, pace: VecDeque::new() }))
+        }))
     }
 
     /// The state now.
     pub fn progress(&self) -> Progress {
-        let mut progress = self.lock().progress.clone();
+        let mut progress = self.lock().clone();
         progress.peak_memory_bytes = peak_memory_bytes();
         progress
     }
 
     /// Changes the state.
     pub fn update(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut self.lock().progress);
+        change(&mut self.lock());
     }
 
-    /// A step over so many rows is done.
-    pub fn step_done(&self, step: u64, rows: usize) {
-        let mut state = self.lock();
-        state.progress.step = step;
-        state.samples += rows as u64;
-        let (now, samples) = (Instant::now(), state.samples);
-        // A point each tenth of a second is enough for an average over seconds.
-        if state.pace.back().is_none_or(|(at, _)| now - *at > Duration::from_millis(100)) {
-            state.pace.push_back((now, samples));
-            while state.pace.front().is_some_and(|(at, _)| now - *at > PACE_WINDOW) && state.pace.len() > 2 {
-                state.pace.pop_front();
-            }
-            state.measure_pace(rows);
-        }
-    }
-
-    /// A point of the history; the history is thinned evenly so that it stays bounded.
-    pub fn epoch_done(&self, point: HistoryPoint) {
-        let mut state = self.lock();
-        state.progress.epoch = point.epoch;
-        state.progress.metrics = point.metrics.clone();
-        state.progress.history.push(point);
-        if state.progress.history.len() > MAX_HISTORY {
-            let mut index = 0;
-            state.progress.history.retain(|_| {
-                index += 1;
-                index % 2 == 0
-            });
-        }
-    }
-
-    /// Something that a person should know although the run goes on.
-    pub fn warn(&self, warning: String) {
-        tracing::warn!("{warning}");
-        let warnings = &mut self.lock().progress.warnings;
-        if warnings.len() < MAX_WARNINGS && !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
         // Each change leaves a whole state behind, so a panic elsewhere does not make it worse.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn measure_pace(&mut self, rows_per_step: usize) {
-        let (Some((start, first)), Some((end, last))) = (self.pace.front(), self.pace.back()) else { return };
-        let seconds = (*end - *start).as_secs_f64();
-        if seconds <= 0.0 {
-            return;
-        }
-        let progress = &mut self.progress;
-        progress.samples_per_second = (last - first) as f64 / seconds;
-        let rows_left = progress.total_steps.saturating_sub(progress.step) as f64 * rows_per_step as f64;
-        progress.eta_seconds = Some(rows_left / progress.samples_per_second).filter(|eta| eta.is_finite());
+impl Watch for Tracker {
+    fn on(&self, event: Event<'_>) {
+        self.update(|progress| match event {
+            Event::Started { epoch, total_epochs, step, total_steps, resumed_from, history } => {
+                progress.epoch = epoch;
+                progress.total_epochs = total_epochs;
+                progress.step = step;
+                progress.total_steps = total_steps;
+                progress.resumed_from = resumed_from.map(|checkpoint| checkpoint.step);
+                progress.checkpoint = resumed_from.cloned();
+                progress.history = history.to_vec();
+            }
+            Event::Stepped { epoch, step, samples_per_second } => {
+                progress.epoch = epoch;
+                progress.step = step;
+                progress.samples_per_second = samples_per_second;
+                progress.eta_seconds = eta_seconds(progress);
+            }
+            Event::EpochDone { point, history } => {
+                progress.epoch = point.epoch;
+                progress.metrics = point.metrics.clone();
+                progress.history = history.to_vec();
+            }
+            Event::Checkpointed(checkpoint) => progress.checkpoint = Some(checkpoint.clone()),
+            Event::Warning(warning) => {
+                tracing::warn!("{warning}");
+                if progress.warnings.len() < MAX_WARNINGS && !progress.warnings.iter().any(|known| known == warning) {
+                    progress.warnings.push(warning.to_owned());
+                }
+            }
+        });
     }
+}
+
+/// Seconds until all rows of all epochs are gone through at the pace of now.
+fn eta_seconds(progress: &Progress) -> Option<f64> {
+    let share_left = progress.total_steps.saturating_sub(progress.step) as f64 / progress.total_steps as f64;
+    let rows_left = progress.data.train as f64 * f64::from(progress.total_epochs) * share_left;
+    Some(rows_left / progress.samples_per_second).filter(|eta| eta.is_finite())
 }
 
 /// The most memory that this process has held, in bytes; 0 where the system does not say.
@@ -135,23 +113,40 @@ fn peak_memory_bytes() -> u64 {
 mod tests {
     use super::*;
 
+    fn started(tracker: &Tracker) {
+        tracker.update(|progress| progress.data.train = 1000);
+        tracker.on(Event::Started {
+            epoch: 0,
+            total_epochs: 10,
+            step: 0,
+            total_steps: 100,
+            resumed_from: None,
+            history: &[],
+        });
+    }
+
     #[test]
-    fn the_history_stays_bounded_and_keeps_its_last_point() {
+    fn the_time_left_follows_from_the_rows_left_and_the_pace() {
         let tracker = Tracker::new("1-a".into());
-        for epoch in 1..=1000 {
-            tracker.epoch_done(HistoryPoint { epoch, step: u64::from(epoch), metrics: Default::default() });
-        }
-        let history = tracker.progress().history;
-        assert!(history.len() <= MAX_HISTORY, "{} points", history.len());
-        assert!(history.is_sorted_by_key(|point| point.epoch));
-        assert!(history.last().unwrap().epoch > 950);
+        started(&tracker);
+        tracker.on(Event::Stepped { epoch: 2, step: 25, samples_per_second: 500.0 });
+        // Three quarters of 10 × 1,000 rows at 500 rows a second.
+        assert_eq!(tracker.progress().eta_seconds, Some(15.0));
+    }
+
+    #[test]
+    fn there_is_no_time_left_before_there_is_a_pace() {
+        let tracker = Tracker::new("1-a".into());
+        started(&tracker);
+        tracker.on(Event::Stepped { epoch: 0, step: 1, samples_per_second: 0.0 });
+        assert_eq!(tracker.progress().eta_seconds, None);
     }
 
     #[test]
     fn the_same_warning_is_kept_once() {
         let tracker = Tracker::new("1-a".into());
         for _ in 0..20 {
-            tracker.warn("the checkpoint of step 7 is broken".into());
+            tracker.on(Event::Warning("the checkpoint of step 7 is broken"));
         }
         assert_eq!(tracker.progress().warnings.len(), 1);
     }

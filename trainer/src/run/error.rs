@@ -1,0 +1,92 @@
+//! Why a run ends without a model.
+
+use std::path::PathBuf;
+
+use stoker_crds::{Reason, config::ResolveError, report};
+
+use super::manifest::ManifestError;
+use crate::{
+    artifact::ArtifactError,
+    data::DataError,
+    model::{DeviceError, ModelError},
+    storage::StorageError,
+    training::TrainError,
+};
+
+/// Why a run ends without a model.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The manifest cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The spec leaves something open.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The configuration that the operator wrote cannot be read.
+    #[error("the configuration {path} cannot be read: {message}; the operator and the trainer image are of different versions: set trainer.image.tag to the operator's version", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A file or folder of this machine cannot be used.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The data cannot be trained on.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// There is no such device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The model cannot be made or computed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The training failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The artifact cannot be written or read.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The run was told to end before it trained.
+    #[error("the run was told to end before it was done; it goes on from its last checkpoint when it is started again")]
+    Stopped,
+    /// A thread of the run ended by a panic.
+    #[error("the run ended by a defect of Stoker: {0}; please report it with the pod's log")]
+    Panic(String),
+    /// The server that was asked did not answer as it should.
+    #[error("{0}")]
+    Server(String),
+}
+
+impl RunError {
+    /// The reason that is reported.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Manifest(_) | Self::Resolve(_) | Self::Config { .. } => Reason::InvalidConfig,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Reason::DiskFull,
+            Self::Io { .. } | Self::Panic(_) => Reason::Internal,
+            Self::Storage(error) => error.reason(),
+            Self::Data(error) => error.reason(),
+            Self::Device(error) => error.reason(),
+            Self::Model(error) => error.reason(),
+            Self::Train(error) => error.reason(),
+            Self::Artifact(error) => error.reason(),
+            Self::Stopped => Reason::Preempted,
+            Self::Server(_) => Reason::NotReady,
+        }
+    }
+
+    /// What the report says.
+    pub fn report(&self) -> report::RunError {
+        report::RunError { reason: self.reason(), message: self.to_string() }
+    }
+}

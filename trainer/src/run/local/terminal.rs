@@ -1,0 +1,135 @@
+//! What a person sees of a local run.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use stoker_crds::{
+    Progress,
+    metric::{LOSS, Split},
+    progress::Stage,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::run::Tracker;
+
+/// How often the line moves.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// One line that moves; where the output is no terminal, a line per tenth of the way.
+pub(super) struct Terminal {
+    painter: JoinHandle<()>,
+    done: CancellationToken,
+}
+
+impl Terminal {
+    pub(super) fn start(name: &str, tracker: Arc<Tracker>) -> Self {
+        let (name, done) = (name.to_owned(), CancellationToken::new());
+        let ended = done.clone();
+        let painter = tokio::spawn(async move {
+            let bar = bar(&name);
+            let mut said = String::new();
+            while !ended.is_cancelled() {
+                paint(&bar, &tracker.progress(), &mut said);
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    () = tokio::time::sleep(REFRESH) => {}
+                }
+            }
+            paint(&bar, &tracker.progress(), &mut said);
+            bar.finish_and_clear();
+        });
+        Self { painter, done }
+    }
+
+    /// Leaves the terminal as it was.
+    pub(super) async fn finish(self) {
+        self.done.cancel();
+        if let Err(error) = self.painter.await {
+            tracing::warn!(%error, "the progress bar ended by itself");
+        }
+    }
+}
+
+fn bar(name: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr()).with_prefix(name.to_owned());
+    let template = "{prefix:.bold} {bar:24.green/dim} {percent:>3}%  {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━━─"));
+    }
+    bar
+}
+
+fn paint(bar: &ProgressBar, progress: &Progress, said: &mut String) {
+    bar.set_length(progress.total_steps.max(1));
+    bar.set_position(progress.step);
+    bar.set_message(line(progress));
+    if bar.is_hidden() {
+        let tenth = progress.step * 10 / progress.total_steps.max(1);
+        let key = format!("{:?} {tenth}", progress.stage);
+        if key != *said {
+            eprintln!("{}  {}%  {}", bar.prefix(), tenth * 10, line(progress));
+            *said = key;
+        }
+    }
+}
+
+fn line(progress: &Progress) -> String {
+    match progress.stage {
+        Stage::Preparing => format!("preparing · {} rows read", progress.data.rows_read),
+        Stage::Training => {
+            let loss = loss(progress).map(|loss| format!(" · loss {loss:.4}")).unwrap_or_default();
+            let eta = progress.eta_seconds.map(|eta| format!(" · {eta:.0} s left")).unwrap_or_default();
+            let pace = format!("{:.0} rows/s", progress.samples_per_second);
+            format!("epoch {}/{}{loss} · {pace}{eta}", progress.epoch, progress.total_epochs)
+        }
+        Stage::Evaluating => "evaluating".into(),
+        Stage::Publishing => "publishing".into(),
+    }
+}
+
+/// The validation loss, or the training loss where there is none.
+fn loss(progress: &Progress) -> Option<f64> {
+    [Split::Validation, Split::Train].iter().find_map(|split| progress.metrics.get(split)?.get(LOSS).copied())
+}
+
+/// The final metrics, and what can be done with the model.
+pub(super) fn print_result(progress: &Progress, model: &Path, name: &str) {
+    let data = &progress.data;
+    let dropped: u64 = data.rows_dropped.values().sum();
+    println!(
+        "{name}: {} rows read, {dropped} dropped; {} train, {} validation, {} test; {} epochs on {}\n",
+        data.rows_read,
+        data.train,
+        data.validation,
+        data.test,
+        progress.epoch,
+        progress.device.as_ref().map_or("CPU", |device| &device.name),
+    );
+    print_metrics(progress);
+    for warning in &progress.warnings {
+        println!("warning: {warning}");
+    }
+    println!("\nmodel  {}\n", model.display());
+    println!("Serve it:      stoker-trainer serve --name {name} --model {}", model.display());
+    println!("Ask about it:  curl -s localhost:8080/v2/models/{name}");
+}
+
+/// Names of metrics that the table leaves out; `metrics.json` has them all.
+fn is_detail(name: &str) -> bool {
+    name.ends_with("_micro") || name.ends_with("_weighted")
+}
+
+fn print_metrics(progress: &Progress) {
+    let splits: Vec<_> = Split::ALL.into_iter().filter_map(|split| Some((split, progress.metrics.get(&split)?))).collect();
+    let Some((_, first)) = splits.first() else { return };
+    let header: String = splits.iter().map(|(split, _)| format!("{:>12}", split.name())).collect();
+    println!("{:<12}{header}", "");
+    for name in first.keys().filter(|name| !is_detail(name)) {
+        let values = splits.iter().map(|(_, metrics)| match metrics.get(name) {
+            Some(value) => format!("{value:>12.4}"),
+            None => format!("{:>12}", "-"),
+        });
+        println!("{name:<12}{}", values.collect::<String>());
+    }
+}

@@ -1,0 +1,112 @@
+//! The run itself: prepare → fit → evaluate → publish.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage};
+use tokio_util::sync::CancellationToken;
+
+use super::{RunError, Tracker};
+use crate::{
+    artifact::{Publication, publish_model},
+    data::{self, Prepared},
+    model::{choose_device, device_info},
+    storage::Access,
+    training::{self, Evaluation, Fitted},
+};
+
+/// All that a run needs of the world around it.
+#[derive(Clone)]
+pub(super) struct Pipeline {
+    pub(super) config: Arc<TrainConfig>,
+    /// How the data's URI is opened.
+    pub(super) data: Access,
+    /// How the storage's URI is opened.
+    pub(super) storage: Access,
+    /// A folder for prepared data, which may be lost.
+    pub(super) scratch: PathBuf,
+    pub(super) tracker: Arc<Tracker>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Pipeline {
+    /// Runs it all.
+    ///
+    /// # Errors
+    /// If a stage fails, or the run is told to end; its last checkpoint then holds its state.
+    pub(super) async fn run(self) -> Result<ModelRef, RunError> {
+        let device = choose_device(&self.config.resources)?;
+        self.tracker.update(|progress| progress.device = Some(device_info(&device)));
+        let root = self.storage.open(&self.config.storage.uri)?;
+
+        let prepared = Arc::new(self.prepare().await?);
+        let fitted = Arc::new(self.fit(Arc::clone(&prepared), &root, &device).await?);
+        let evaluations = self.evaluate(Arc::clone(&prepared), Arc::clone(&fitted)).await?;
+
+        self.tracker.update(|progress| progress.stage = Stage::Publishing);
+        let publication = Publication {
+            config: &self.config,
+            fitted: &fitted,
+            preprocessor: &prepared.preprocessor,
+            evaluations: &evaluations,
+            fingerprint: &prepared.stats.fingerprint,
+        };
+        Ok(publish_model(&root, publication).await?)
+    }
+
+    async fn prepare(&self) -> Result<Prepared, RunError> {
+        let on_stats = |stats: &_| self.tracker.update(|progress| Clone::clone_from(&mut progress.data, stats));
+        let data = &self.config.data;
+        let preparing = data::prepare(data, self.config.task, &self.data, &self.scratch, &on_stats);
+        let prepared = tokio::select! {
+            prepared = preparing => prepared?,
+            () = self.stop.cancelled() => return Err(RunError::Stopped),
+        };
+        self.tracker.update(|progress| progress.data = prepared.stats.clone());
+        Ok(prepared)
+    }
+
+    async fn fit(
+        &self,
+        prepared: Arc<Prepared>,
+        root: &crate::storage::Folder,
+        device: &burn::tensor::Device,
+    ) -> Result<Fitted, RunError> {
+        self.tracker.update(|progress| progress.stage = Stage::Training);
+        let run = &self.config.run;
+        let checkpoints = root.join(&format!("{}/{}/runs/{}/checkpoints", run.namespace, run.training, run.id()));
+        let (this, device, handle) = (self.clone(), device.clone(), tokio::runtime::Handle::current());
+        on_own_thread(move || {
+            training::fit(&this.config, &prepared, &device, &checkpoints, &handle, &*this.tracker, &this.stop)
+        })
+        .await?
+        .map_err(RunError::from)
+    }
+
+    /// The final metrics of every split that has rows.
+    async fn evaluate(
+        &self,
+        prepared: Arc<Prepared>,
+        fitted: Arc<Fitted>,
+    ) -> Result<BTreeMap<Split, Evaluation>, RunError> {
+        self.tracker.update(|progress| progress.stage = Stage::Evaluating);
+        let loss = self.config.train.loss;
+        let evaluations: BTreeMap<Split, Evaluation> = on_own_thread(move || {
+            [(Split::Train, &prepared.train), (Split::Validation, &prepared.validation), (Split::Test, &prepared.test)]
+                .into_iter()
+                .filter(|(_, rows)| !rows.is_empty())
+                .map(|(split, rows)| {
+                    Ok((split, training::evaluate(&fitted.predictor, rows, &prepared.preprocessor, loss)?))
+                })
+                .collect::<Result<_, RunError>>()
+        })
+        .await??;
+        let metrics = evaluations.iter().map(|(split, evaluation)| (*split, evaluation.metrics.clone())).collect();
+        self.tracker.update(|progress| progress.metrics = metrics);
+        Ok(evaluations)
+    }
+}
+
+/// Runs what computes for long on a thread of its own, so that the progress goes on being answered.
+async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Panic(error.to_string()))
+}
