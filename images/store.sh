@@ -26,7 +26,7 @@ full_name() {
 image_id() { store images --quiet "$(full_name "$1")" 2>/dev/null; }
 
 # The size of an image, unpacked.
-image_size() { store images --noheading --format '{{.Size}}' "$(full_name "$1")"; }
+image_size() { store images --noheading --format '{{.Size}}' "$(full_name "$1")" | sort --unique; }
 
 # build_image NAME DIGEST CONTAINERFILE CONTEXT [KEY=VALUE...]: builds NAME:DIGEST with the build arguments,
 # tags it NAME:dev too, and drops the builds of NAME before it.
@@ -48,6 +48,7 @@ build_image() {
 			"$name":*) store rmi "$tag" >/dev/null ;;
 			esac
 		done
+		store rm --all >/dev/null # buildah keeps a container for each stage that only renames another
 		store rmi --prune >/dev/null
 	) 9>"$IMAGE_STORE/lock"
 }
