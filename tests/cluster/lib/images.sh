@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # The images of the tests: the sandbox of every pod, an S3 server, a shell. To be sourced.
 
+# shellcheck source=../../../images/store.sh
 source "$CLUSTER_DIR/../../images/store.sh"
 
 # test_image NAME PROGRAM...: builds the image `stoker-NAME:dev` of images/NAME.Containerfile, whose build
