@@ -1,1 +1,209 @@
 //! Artifacts in object storage: files named by a manifest that is written last.
+//!
+//! A folder is an artifact once its `manifest.json` is there, which lists each file's size and SHA-256. The manifest is
+//! created by a conditional put, so that of two writers one wins, and its own SHA-256 is the artifact's digest.
+
+mod commit;
+mod publish;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use object_store::{GetResult, ObjectStoreExt};
+use sha2::{Digest, Sha256};
+use stoker_crds::{
+    Reason,
+    artifact::{MANIFEST, Manifest, ManifestError},
+};
+
+pub use self::{
+    commit::{commit, remove},
+    publish::{Lineage, ModelMetrics, Publication, publish_model},
+};
+use crate::{
+    model::ModelError,
+    storage::{Folder, StorageError},
+};
+
+/// The largest manifest that is read, in bytes; the largest valid one is about half as long.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+/// The largest artifact that is read into memory, in bytes.
+const MAX_ARTIFACT_BYTES: u64 = 16 << 30;
+/// Files that are read or written at the same time.
+const CONCURRENCY: usize = 4;
+
+/// An artifact's files, verified.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// `sha256:…` of the manifest.
+    pub digest: String,
+    /// Who wrote a checkpoint: the run's id.
+    pub run: Option<String>,
+    /// When the manifest was written.
+    pub committed_at: Timestamp,
+    uri: String,
+    files: BTreeMap<String, Bytes>,
+}
+
+impl Artifact {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// If the manifest does not list it.
+    pub fn file(&self, name: &str) -> Result<&Bytes, ArtifactError> {
+        self.files.get(name).ok_or_else(|| corrupt(&self.uri, format!("it has no file '{name}'")))
+    }
+}
+
+/// Why an artifact cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// There is no manifest, so there is no artifact.
+    #[error("{uri} holds no {MANIFEST}: it was never completely written, or was deleted; publish it again")]
+    NotFound {
+        /// The folder.
+        uri: String,
+    },
+    /// The manifest could not have been written by Stoker.
+    #[error("{uri}: {source}; publish it again")]
+    Manifest {
+        /// The folder.
+        uri: String,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// A file is not what the manifest says, or the manifest is not what was asked for.
+    #[error("{uri} is damaged: {detail}; restore it from a backup, or publish it again")]
+    Corrupt {
+        /// The folder.
+        uri: String,
+        /// What differs.
+        detail: String,
+    },
+    /// Another artifact was committed to the same folder.
+    #[error("{uri} already holds another artifact; another writer used the same folder: let one of them write elsewhere")]
+    Conflict {
+        /// The folder.
+        uri: String,
+    },
+    /// The artifact would not fit the memory.
+    #[error("{uri} is {size} bytes large; at most {MAX_ARTIFACT_BYTES} bytes are read")]
+    TooLarge {
+        /// The folder.
+        uri: String,
+        /// Bytes of all its files.
+        size: u64,
+    },
+    /// The weights cannot be written.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A file cannot be written as JSON.
+    #[error("a file of the artifact cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+impl ArtifactError {
+    /// The reason that is reported.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Storage(error) => error.reason(),
+            Self::Model(error) => error.reason(),
+            Self::NotFound { .. } | Self::Manifest { .. } | Self::Corrupt { .. } | Self::TooLarge { .. } => {
+                Reason::CorruptArtifact
+            }
+            Self::Conflict { .. } => Reason::InvalidConfig,
+            Self::Json(_) => Reason::Internal,
+        }
+    }
+
+    /// Whether it is the artifact that is at fault: not there, incomplete or damaged. Any other failure says nothing
+    /// about it.
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Manifest { .. } | Self::Corrupt { .. } | Self::TooLarge { .. })
+    }
+}
+
+/// Reads an artifact into memory and verifies it: the digest, if one is expected, then each file's size before it is
+/// read, then its SHA-256.
+///
+/// # Errors
+/// If there is none, it is damaged, it is not the expected one, or the storage fails.
+pub async fn open(folder: &Folder, expected_digest: Option<&str>) -> Result<Artifact, ArtifactError> {
+    let got = get(folder, MANIFEST).await?.ok_or_else(|| ArtifactError::NotFound { uri: folder.uri.clone() })?;
+    let committed_at = timestamp(&got);
+    let bytes = read(folder, MANIFEST, got, MAX_MANIFEST_BYTES).await?;
+    let digest = digest(&bytes);
+    if let Some(expected) = expected_digest.filter(|expected| *expected != digest) {
+        return Err(corrupt(&folder.uri, format!("its digest is {digest}, and {expected} is expected")));
+    }
+    let manifest: Manifest = serde_json::from_slice(&bytes)
+        .map_err(|error| corrupt(&folder.uri, format!("{MANIFEST} cannot be read: {error}")))?;
+    manifest.validate().map_err(|source| ArtifactError::Manifest { uri: folder.uri.clone(), source })?;
+    let size = manifest.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size));
+    if size > MAX_ARTIFACT_BYTES {
+        return Err(ArtifactError::TooLarge { uri: folder.uri.clone(), size });
+    }
+    let files = stream::iter(manifest.files)
+        .map(|file| async move {
+            let missing = || corrupt(&folder.uri, format!("'{}' is missing", file.name));
+            let got = get(folder, &file.name).await?.ok_or_else(missing)?;
+            if got.meta.size != file.size {
+                let detail = format!("'{}' is {} bytes long and should be {}", file.name, got.meta.size, file.size);
+                return Err(corrupt(&folder.uri, detail));
+            }
+            let bytes = read(folder, &file.name, got, file.size).await?;
+            if sha256(&bytes) != file.sha256 {
+                return Err(corrupt(&folder.uri, format!("the content of '{}' was changed", file.name)));
+            }
+            Ok((file.name, bytes))
+        })
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    Ok(Artifact { digest, run: manifest.run, committed_at, uri: folder.uri.clone(), files })
+}
+
+/// Asks for a file of a folder; `None` if there is none.
+async fn get(folder: &Folder, name: &str) -> Result<Option<GetResult>, ArtifactError> {
+    let file = folder.join(name);
+    match file.store.get(&file.path).await {
+        Ok(got) => Ok(Some(got)),
+        Err(error) => match file.error(error) {
+            StorageError::NotFound { .. } => Ok(None),
+            error => Err(error.into()),
+        },
+    }
+}
+
+async fn read(folder: &Folder, name: &str, got: GetResult, limit: u64) -> Result<Bytes, ArtifactError> {
+    if got.meta.size > limit {
+        return Err(corrupt(&folder.uri, format!("'{name}' is {} bytes long, more than {limit}", got.meta.size)));
+    }
+    Ok(got.bytes().await.map_err(|error| folder.join(name).error(error))?)
+}
+
+fn timestamp(got: &GetResult) -> Timestamp {
+    Timestamp::from_second(got.meta.last_modified.timestamp()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn corrupt(uri: &str, detail: String) -> ArtifactError {
+    ArtifactError::Corrupt { uri: uri.to_owned(), detail }
+}
+
+/// 64 lowercase hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `sha256:` and 64 lowercase hexadecimal digits.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", sha256(bytes))
+}
+
+#[cfg(test)]
+mod tests;

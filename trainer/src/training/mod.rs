@@ -1,1 +1,36 @@
-//! The step loop.
+//! The step loop: fits a model to rows, says how it goes, and survives being stopped at any step.
+//!
+//! burn's own learner checkpoints at the end of epochs only, and an interrupt leaves it in the middle of one without a
+//! checkpoint; a pod that may be taken away at any time needs the step as its unit. So the loop is here, around burn's
+//! modules, gradients and optimizers.
+
+mod checkpoint;
+mod checkpoints;
+mod dataset;
+mod early_stopping;
+mod error;
+mod evaluate;
+mod fit;
+mod history;
+mod loss;
+pub mod metrics;
+mod optimizer;
+mod order;
+mod pace;
+mod schedule;
+mod session;
+mod watch;
+
+pub use self::{
+    checkpoint::config_digest,
+    dataset::Dataset,
+    error::TrainError,
+    evaluate::evaluate,
+    fit::{Fitted, fit},
+    metrics::Evaluation,
+    schedule::learning_rate,
+    watch::{Event, Silent, Watch},
+};
+
+#[cfg(test)]
+mod tests;

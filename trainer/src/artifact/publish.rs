@@ -1,0 +1,107 @@
+//! The published model.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use stoker_crds::{
+    TrainConfig,
+    artifact::{CONFIG, METRICS, ModelRef, PREPROCESSOR, WEIGHTS},
+    metric::{Metrics, Split},
+};
+
+use super::{ArtifactError, commit::Package};
+use crate::{
+    data::Preprocessor,
+    model::to_safetensors,
+    storage::Folder,
+    training::{Evaluation, Fitted, config_digest},
+};
+
+/// What a published model consists of.
+#[derive(Clone, Copy, Debug)]
+pub struct Publication<'a> {
+    /// What was run.
+    pub config: &'a TrainConfig,
+    /// What came of it.
+    pub fitted: &'a Fitted,
+    /// The fitted transforms.
+    pub preprocessor: &'a Preprocessor,
+    /// The final metrics.
+    pub evaluations: &'a BTreeMap<Split, Evaluation>,
+    /// `sha256:…` of the data.
+    pub fingerprint: &'a str,
+}
+
+/// The content of a model's `metrics.json`. It holds no time, so that publishing a run again gives the same digest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelMetrics {
+    /// Final metrics per split.
+    pub metrics: BTreeMap<Split, Metrics>,
+    /// Rows by true class (outer) and predicted class (inner), per split, for a classification.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub confusion: BTreeMap<Split, Vec<Vec<u64>>>,
+    /// Where the model comes from.
+    pub lineage: Lineage,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lineage {
+    /// Namespace of the training.
+    pub namespace: String,
+    /// Name of the training.
+    pub training: String,
+    /// Id of the run.
+    pub run: String,
+    /// Digest of all in the run's configuration that decides about the weights.
+    pub config_digest: String,
+    /// Digest of the data.
+    pub dataset_fingerprint: String,
+    /// Version of the trainer.
+    pub stoker_version: String,
+    /// Epochs that were trained.
+    pub epochs: u32,
+    /// Optimizer steps that were taken.
+    pub steps: u64,
+}
+
+/// Writes the model to `<namespace>/<training>/models/<digest>/` under the storage's root.
+///
+/// # Errors
+/// If the storage fails, or a metric is not finite.
+pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Result<ModelRef, ArtifactError> {
+    let Publication { config, fitted, preprocessor, evaluations, fingerprint } = publication;
+    let metrics = ModelMetrics {
+        metrics: evaluations.iter().map(|(split, evaluation)| (*split, evaluation.metrics.clone())).collect(),
+        confusion: evaluations
+            .iter()
+            .filter_map(|(split, evaluation)| Some((*split, evaluation.confusion.clone()?)))
+            .collect(),
+        lineage: Lineage {
+            namespace: config.run.namespace.clone(),
+            training: config.run.training.clone(),
+            run: config.run.id(),
+            config_digest: config_digest(config),
+            dataset_fingerprint: fingerprint.to_owned(),
+            stoker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            epochs: fitted.epoch,
+            steps: fitted.step,
+        },
+    };
+    let package = Package::new(
+        None,
+        vec![
+            (CONFIG.into(), serde_json::to_vec_pretty(fitted.predictor.architecture())?.into()),
+            (WEIGHTS.into(), to_safetensors(fitted.predictor.model())?.into()),
+            (PREPROCESSOR.into(), serde_json::to_vec_pretty(preprocessor)?.into()),
+            (METRICS.into(), serde_json::to_vec_pretty(&metrics)?.into()),
+        ],
+    )?;
+    let name = package.digest.trim_start_matches("sha256:").to_owned();
+    let folder = root.join(&format!("{}/{}/models/{name}", config.run.namespace, config.run.training));
+    let digest = package.write(&folder).await?;
+    Ok(ModelRef { uri: folder.uri, digest, published_at: Timestamp::now().to_string() })
+}

@@ -1,0 +1,100 @@
+//! What a model is computed on.
+
+use burn::tensor::{Device, ExecutionError};
+use stoker_crds::{Reason, progress::DeviceInfo, training::Resources};
+
+/// Why the wanted device is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// A GPU is wanted by a trainer that cannot use one.
+    #[error(
+        "resources.gpus asks for a GPU, and this trainer is built for CPUs only: use the trainer image with CUDA \
+         (chart value images.trainer), or set resources.gpus to 0"
+    )]
+    BuiltWithoutCuda,
+    /// A GPU is wanted and the pod sees none.
+    #[error(
+        "resources.gpus asks for a GPU, and the CUDA driver shows none to this pod: check that the node has a GPU, \
+         that its device plugin and driver work (nvidia-smi), or set resources.gpus to 0"
+    )]
+    NoneSeen,
+}
+
+impl DeviceError {
+    /// The reason that is reported.
+    pub fn reason(&self) -> Reason {
+        Reason::DeviceNotFound
+    }
+}
+
+/// The device for what the spec asks for: the CPU for 0 GPUs, else the first CUDA device.
+///
+/// # Errors
+/// If a GPU is asked for and there is none, or this binary is built without CUDA.
+pub fn choose_device(resources: &Resources) -> Result<Device, DeviceError> {
+    if resources.gpus == 0 { Ok(Device::flex()) } else { first_gpu() }
+}
+
+#[cfg(feature = "cuda")]
+fn first_gpu() -> Result<Device, DeviceError> {
+    // `Device::cuda` is lazy, and where there is none it ends a worker thread at its first use; the list asks the
+    // driver.
+    let devices = Device::enumerate(burn::tensor::DeviceType::Cuda);
+    devices.into_vec().into_iter().next().ok_or(DeviceError::NoneSeen)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn first_gpu() -> Result<Device, DeviceError> {
+    Err(DeviceError::BuiltWithoutCuda)
+}
+
+/// The device's name and how much of its memory is in use.
+pub fn device_info(device: &Device) -> DeviceInfo {
+    let memory_bytes = device.memory_pool_usage().map(|usage| usage.bytes_reserved);
+    DeviceInfo { name: gpu_name(device).unwrap_or_else(cpu_name), memory_bytes, utilization: None }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu_name(device: &Device) -> Option<String> {
+    device.identity().map(|identity| identity.name.to_string())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_name(_: &Device) -> Option<String> {
+    None
+}
+
+fn cpu_name() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name"));
+    model.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned())).unwrap_or_else(|| "CPU".into())
+}
+
+/// The reason that a failure of the device is reported as.
+pub(crate) fn execution_reason(error: &ExecutionError) -> Reason {
+    let text = format!("{error:?}").to_lowercase();
+    if text.contains("out of memory") || text.contains("out_of_memory") || text.contains("outofmemory") {
+        Reason::OutOfDeviceMemory
+    } else {
+        Reason::Internal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_without_gpus_computes_on_the_cpu_and_knows_its_name() {
+        let device = choose_device(&Resources::default()).unwrap();
+        assert_eq!(device, Device::flex());
+        assert!(!device_info(&device).name.is_empty());
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn a_gpu_is_refused_by_a_build_without_cuda() {
+        let resources = Resources { gpus: 1, ..Resources::default() };
+        assert_eq!(choose_device(&resources), Err(DeviceError::BuiltWithoutCuda));
+    }
+}

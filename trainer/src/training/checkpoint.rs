@@ -1,0 +1,164 @@
+//! What a checkpoint holds: everything that the next step depends on.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Device;
+use bytes::Bytes;
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use stoker_crds::{TrainConfig, artifact::WEIGHTS, training::optimize::Optimizer as OptimizerSpec};
+
+use super::{early_stopping::BestSoFar, history::History, optimizer::Optimizer};
+use crate::{
+    artifact::{Artifact, ArtifactError, digest},
+    model::{Architecture, HostTensor, Mlp, ModelError, first_not_finite, to_safetensors},
+};
+
+/// The optimizer's tensors.
+const OPTIMIZER: &str = "optimizer.safetensors";
+/// The weights of the best epoch so far.
+const BEST: &str = "best.safetensors";
+/// The [`State`].
+const STATE: &str = "state.json";
+
+/// Digest of all in a configuration that decides about the weights. Where they are written, how often they are saved,
+/// and what the pod gets is not in it.
+pub fn config_digest(config: &TrainConfig) -> String {
+    let TrainConfig { task, data, model, train, .. } = config;
+    // Serialising these plain types cannot fail; an empty text would only make all configurations equal.
+    digest(&serde_json::to_vec(&(task, data, model, train)).unwrap_or_default())
+}
+
+/// Where a training is: what is not a tensor of a [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct State {
+    /// Digest of configuration and data: a checkpoint of others does not fit.
+    pub(super) inputs: String,
+    /// Epochs that are done.
+    pub(super) epoch: u32,
+    /// Optimizer steps that are done.
+    pub(super) step: u64,
+    /// Rows of the current epoch that are done.
+    pub(super) position: u32,
+    /// The losses of the current epoch's steps.
+    pub(super) loss: RunningLoss,
+    /// For early stopping.
+    pub(super) best: BestSoFar,
+    /// Whether early stopping has ended the training.
+    pub(super) stopped: bool,
+    /// How the metrics went.
+    pub(super) history: History,
+}
+
+/// A mean over rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct RunningLoss {
+    /// The sum's bits: read back, it is the same number to the last one.
+    sum: u64,
+    rows: u64,
+}
+
+impl RunningLoss {
+    /// Adds the mean loss of some rows.
+    pub(super) fn add(&mut self, mean: f32, rows: usize) {
+        self.sum = (f64::from_bits(self.sum) + f64::from(mean) * rows as f64).to_bits();
+        self.rows += rows as u64;
+    }
+
+    /// The mean over all rows.
+    pub(super) fn mean(self) -> f64 {
+        f64::from_bits(self.sum) / self.rows as f64
+    }
+}
+
+/// A training between two steps. It owns what it holds, so that another thread can write it.
+#[derive(Clone)]
+pub(super) struct Snapshot {
+    pub(super) state: State,
+    pub(super) model: Mlp,
+    pub(super) optimizer: Optimizer,
+    /// The model of the best epoch so far, if it is to be restored at the end.
+    pub(super) best: Option<Mlp>,
+}
+
+/// Why a snapshot is not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EncodeError {
+    /// The training has diverged.
+    #[error("{0} is not finite")]
+    NotFinite(String),
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+}
+
+impl From<ModelError> for EncodeError {
+    fn from(error: ModelError) -> Self {
+        Self::Artifact(error.into())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateFile {
+    state: State,
+    /// The optimizer's counters.
+    optimizer: BTreeMap<String, u64>,
+}
+
+impl Snapshot {
+    /// The files of the checkpoint.
+    ///
+    /// # Errors
+    /// If a number is not finite: such a state is never written.
+    pub(super) fn encode(self) -> Result<Vec<(String, Bytes)>, EncodeError> {
+        if let Some(name) = first_not_finite(&self.model)? {
+            return Err(EncodeError::NotFinite(format!("a weight of {name}")));
+        }
+        let (tensors, counters) = self.optimizer.to_parts();
+        let is_finite = |tensor: &HostTensor| tensor.values.iter().all(|value| value.is_finite());
+        if let Some((name, _)) = tensors.iter().find(|(_, tensor)| !is_finite(tensor)) {
+            return Err(EncodeError::NotFinite(format!("the optimizer's {name}")));
+        }
+        let optimizer = safetensors::serialize(tensors, None).map_err(ModelError::Weights)?;
+        let state = serde_json::to_vec(&StateFile { state: self.state, optimizer: counters });
+        let mut files = vec![
+            (WEIGHTS.to_owned(), to_safetensors(&self.model)?.into()),
+            (OPTIMIZER.to_owned(), optimizer.into()),
+            (STATE.to_owned(), state.map_err(ArtifactError::Json)?.into()),
+        ];
+        if let Some(best) = &self.best {
+            files.push((BEST.to_owned(), to_safetensors(best)?.into()));
+        }
+        Ok(files)
+    }
+
+    /// The training that a checkpoint holds, on a device with autodiff; `None` if it is of other inputs.
+    ///
+    /// # Errors
+    /// If a file is missing or does not fit.
+    pub(super) fn decode(
+        artifact: &Artifact,
+        inputs: &str,
+        architecture: &Architecture,
+        spec: &OptimizerSpec,
+        device: &Device,
+    ) -> Result<Option<Self>, ArtifactError> {
+        let StateFile { state, optimizer: counters } = serde_json::from_slice(artifact.file(STATE)?)?;
+        if state.inputs != inputs {
+            return Ok(None);
+        }
+        let model = architecture.load(artifact.file(WEIGHTS)?, device)?;
+        let mut optimizer = Optimizer::new(spec);
+        let tensors = SafeTensors::deserialize(artifact.file(OPTIMIZER)?).map_err(ModelError::Weights)?;
+        let plain = device.clone().without_autodiff();
+        if state.step > 0 {
+            optimizer.restore(&model, &tensors, &counters, &plain)?;
+        }
+        let best = match artifact.file(BEST) {
+            Ok(weights) => Some(architecture.load(weights, &plain)?),
+            Err(_) => None,
+        };
+        Ok(Some(Self { state, model, optimizer, best }))
+    }
+}

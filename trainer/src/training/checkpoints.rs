@@ -1,0 +1,238 @@
+//! The checkpoints of a run in storage: written in the background, and found again.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use burn::tensor::Device;
+use jiff::Timestamp;
+use stoker_crds::{
+    artifact::CheckpointRef,
+    training::optimize::{Checkpoint, Interval, Optimizer as OptimizerSpec},
+};
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use super::{
+    TrainError,
+    checkpoint::{EncodeError, Snapshot},
+    watch::{Event, Watch},
+};
+use crate::{
+    artifact::{self, Artifact, ArtifactError},
+    model::Architecture,
+    storage::Folder,
+};
+
+/// Writes the checkpoints of a run without stopping its steps: at most one at a time, in the background.
+pub(super) struct Checkpoints<'a> {
+    store: Store,
+    interval: Interval,
+    runtime: &'a Handle,
+    watch: &'a dyn Watch,
+    writing: Option<JoinHandle<Written>>,
+    begun: Instant,
+    last: Option<CheckpointRef>,
+}
+
+/// Where the checkpoints lie, owned, for the background.
+#[derive(Clone)]
+struct Store {
+    folder: Folder,
+    run: String,
+    keep_last: usize,
+}
+
+/// What became of writing one.
+struct Written {
+    step: u64,
+    result: Result<CheckpointRef, EncodeError>,
+    /// Why older ones could not be deleted.
+    pruned: Result<(), ArtifactError>,
+}
+
+impl<'a> Checkpoints<'a> {
+    pub(super) fn new(
+        folder: &Folder,
+        run: String,
+        spec: &Checkpoint,
+        runtime: &'a Handle,
+        watch: &'a dyn Watch,
+    ) -> Self {
+        let store = Store { folder: folder.clone(), run, keep_last: spec.keep_last as usize };
+        Self { store, interval: spec.interval(), runtime, watch, writing: None, begun: Instant::now(), last: None }
+    }
+
+    /// The last one that is in storage.
+    pub(super) fn last(&self) -> Option<&CheckpointRef> {
+        self.last.as_ref()
+    }
+
+    /// Whether one is to be begun now that `step` steps are done.
+    pub(super) fn is_due(&self, step: u64, now: Instant) -> bool {
+        self.writing.is_none()
+            && match self.interval {
+                Interval::Steps(every) => step.is_multiple_of(every),
+                Interval::Time(every) => now - self.begun >= every,
+            }
+    }
+
+    /// Begins to write one, in the background.
+    pub(super) fn begin(&mut self, snapshot: Snapshot, now: Instant) {
+        let (store, runtime) = (self.store.clone(), self.runtime.clone());
+        self.begun = now;
+        self.writing = Some(self.runtime.spawn_blocking(move || runtime.block_on(store.write(snapshot))));
+    }
+
+    /// Looks whether the one in the background is done.
+    ///
+    /// # Errors
+    /// If the training has diverged, or the storage fails in a way that waiting does not help.
+    pub(super) fn poll(&mut self) -> Result<(), TrainError> {
+        match &self.writing {
+            Some(writing) if writing.is_finished() => self.wait(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the one in the background.
+    ///
+    /// # Errors
+    /// As [`Self::poll`].
+    pub(super) fn wait(&mut self) -> Result<(), TrainError> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let written = self.runtime.block_on(writing).map_err(|error| TrainError::Internal(error.to_string()))?;
+        match written.result {
+            Ok(checkpoint) => {
+                self.watch.on(Event::Checkpointed(&checkpoint));
+                self.last = Some(checkpoint);
+            }
+            Err(EncodeError::NotFinite(what)) => {
+                let (what, checkpoint) = (format!("{what} became NaN or infinite"), self.last_step());
+                return Err(TrainError::Diverged { what, step: written.step, checkpoint });
+            }
+            // Wrong credentials or a missing bucket end the run while little is lost; once a checkpoint has been
+            // written, they may well come back before the next one.
+            Err(EncodeError::Artifact(error)) if self.last.is_none() && !error.reason().is_retryable() => {
+                return Err(error.into());
+            }
+            Err(EncodeError::Artifact(error)) => self.watch.on(Event::Warning(&format!(
+                "the checkpoint of step {} was not written: {error}; the training goes on and tries again at the next one",
+                written.step
+            ))),
+        }
+        if let Err(error) = written.pruned {
+            self.watch.on(Event::Warning(&format!("older checkpoints could not be deleted: {error}")));
+        }
+        Ok(())
+    }
+
+    /// Writes one and waits for it, unless that step's is already there.
+    ///
+    /// # Errors
+    /// As [`Self::poll`].
+    pub(super) fn finish(&mut self, snapshot: Snapshot) -> Result<(), TrainError> {
+        self.wait()?;
+        if self.last_step() != Some(snapshot.state.step) {
+            self.begin(snapshot, Instant::now());
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    fn last_step(&self) -> Option<u64> {
+        self.last.as_ref().map(|checkpoint| checkpoint.step)
+    }
+
+    /// The newest checkpoint that is whole and of these inputs. Newer ones that are not are named in a warning and
+    /// deleted, since their steps will be written anew.
+    ///
+    /// # Errors
+    /// If the storage fails: that says nothing about the checkpoints.
+    pub(super) fn restore(
+        &mut self,
+        inputs: &str,
+        architecture: &Architecture,
+        spec: &OptimizerSpec,
+        device: &Device,
+    ) -> Result<Option<Snapshot>, TrainError> {
+        let steps = self.runtime.block_on(self.store.steps())?;
+        for step in steps.into_iter().rev() {
+            let folder = self.store.at(step);
+            let found = self.runtime.block_on(artifact::open(&folder, None));
+            let problem = match found.and_then(|found| self.decode(found, inputs, architecture, spec, device)) {
+                Ok(Ok((snapshot, artifact))) if snapshot.state.step == step => {
+                    self.last = Some(reference(step, &folder, artifact.digest, artifact.committed_at));
+                    return Ok(Some(snapshot));
+                }
+                Ok(Ok(_)) => Some("it holds another step".to_owned()),
+                Ok(Err(problem)) => Some(problem.to_owned()),
+                // One that the last pod had no time to commit.
+                Err(ArtifactError::NotFound { .. }) => None,
+                Err(error) if error.is_broken() || matches!(error, ArtifactError::Model(_) | ArtifactError::Json(_)) => {
+                    Some(error.to_string())
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(problem) = problem {
+                self.watch.on(Event::Warning(&format!(
+                    "the checkpoint of step {step} is skipped for the one before it: {problem}"
+                )));
+            }
+            self.runtime.block_on(artifact::remove(&folder))?;
+        }
+        Ok(None)
+    }
+
+    fn decode(
+        &self,
+        artifact: Artifact,
+        inputs: &str,
+        architecture: &Architecture,
+        spec: &OptimizerSpec,
+        device: &Device,
+    ) -> Result<Result<(Snapshot, Artifact), &'static str>, ArtifactError> {
+        if artifact.run.as_ref() != Some(&self.store.run) {
+            return Ok(Err("it is of another run"));
+        }
+        let snapshot = Snapshot::decode(&artifact, inputs, architecture, spec, device)?;
+        Ok(snapshot.map(|snapshot| (snapshot, artifact)).ok_or("it is of another configuration or of other data"))
+    }
+}
+
+impl Store {
+    fn at(&self, step: u64) -> Folder {
+        self.folder.join(&step.to_string())
+    }
+
+    /// The steps of which there is a checkpoint, or a part of one.
+    async fn steps(&self) -> Result<BTreeSet<u64>, ArtifactError> {
+        let listed = self.folder.store.list_with_delimiter(Some(&self.folder.path)).await;
+        let folders = listed.map_err(|error| self.folder.error(error))?.common_prefixes;
+        Ok(folders.iter().filter_map(|path| path.filename()?.parse().ok()).collect())
+    }
+
+    async fn write(self, snapshot: Snapshot) -> Written {
+        let step = snapshot.state.step;
+        let result = self.commit(snapshot).await;
+        let pruned = if result.is_ok() { self.prune(step).await } else { Ok(()) };
+        Written { step, result, pruned }
+    }
+
+    async fn commit(&self, snapshot: Snapshot) -> Result<CheckpointRef, EncodeError> {
+        let folder = self.at(snapshot.state.step);
+        let step = snapshot.state.step;
+        let digest = artifact::commit(&folder, Some(&self.run), snapshot.encode()?).await?;
+        Ok(reference(step, &folder, digest, Timestamp::now()))
+    }
+
+    /// Deletes all but the newest ones, up to the one that was just committed.
+    async fn prune(&self, newest: u64) -> Result<(), ArtifactError> {
+        let steps = self.steps().await?;
+        for step in steps.range(..=newest).rev().skip(self.keep_last) {
+            artifact::remove(&self.at(*step)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn reference(step: u64, folder: &Folder, digest: String, time: Timestamp) -> CheckpointRef {
+    CheckpointRef { step, time: time.to_string(), uri: folder.uri.clone(), digest }
+}

@@ -1,0 +1,86 @@
+//! Why a training ended without a model.
+
+use stoker_crds::{Reason, artifact::CheckpointRef};
+
+use crate::{artifact::ArtifactError, data::DataError, model::ModelError};
+
+/// Why a training ended without a model.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The configuration cannot be trained.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// The model cannot be built or computed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The prepared rows cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The checkpoints cannot be read.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// There is nothing to learn from, or to evaluate on.
+    #[error("the {0} split has no rows: check data.split and data.clean")]
+    Empty(&'static str),
+    /// A number is no longer finite.
+    #[error(
+        "{what} at step {step}: lower train.optimizer's learningRate, set train.gradientClip.norm, or look for extreme \
+         values in the data; {}", last_checkpoint(*checkpoint)
+    )]
+    Diverged {
+        /// Which number became what.
+        what: String,
+        /// The step after which it was.
+        step: u64,
+        /// The step of the last checkpoint, whose weights are finite.
+        checkpoint: Option<u64>,
+    },
+    /// A metric is not finite although all weights are.
+    #[error(
+        "the metric '{0}' is not a finite number: the model's outputs overflow; look for extreme values in the data, or \
+         standardize it (data.transform)"
+    )]
+    NotFinite(String),
+    /// The training was told to stop.
+    #[error("the training was told to stop at step {step}; {}", preempted_checkpoint(checkpoint.as_ref()))]
+    Preempted {
+        /// Optimizer steps that were done.
+        step: u64,
+        /// The last checkpoint in storage.
+        checkpoint: Option<CheckpointRef>,
+    },
+    /// The background task that writes checkpoints ended by a defect.
+    #[error("writing a checkpoint ended unexpectedly: {0}; this is a defect of Stoker, please report it")]
+    Internal(String),
+}
+
+impl TrainError {
+    pub(super) fn too_many_rows(rows: usize) -> Self {
+        Self::InvalidConfig(format!("a split has {rows} rows; at most {} can be trained on: take a sample", u32::MAX))
+    }
+
+    /// The reason that is reported.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::InvalidConfig(_) => Reason::InvalidConfig,
+            Self::Model(error) => error.reason(),
+            Self::Data(error) => error.reason(),
+            Self::Artifact(error) => error.reason(),
+            Self::Empty(_) => Reason::EmptyData,
+            Self::Diverged { .. } | Self::NotFinite(_) => Reason::Diverged,
+            Self::Preempted { .. } => Reason::Preempted,
+            Self::Internal(_) => Reason::Internal,
+        }
+    }
+}
+
+fn last_checkpoint(step: Option<u64>) -> String {
+    step.map_or("there is no checkpoint".into(), |step| format!("the last checkpoint is of step {step}"))
+}
+
+fn preempted_checkpoint(checkpoint: Option<&CheckpointRef>) -> String {
+    match checkpoint {
+        Some(CheckpointRef { step, uri, .. }) => format!("it will go on from the checkpoint of step {step} in {uri}"),
+        None => "there is no checkpoint, so it will begin anew".into(),
+    }
+}

@@ -1,0 +1,177 @@
+//! From a configuration and rows to a model.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use burn::tensor::Device;
+use stoker_crds::{TrainConfig, artifact::CheckpointRef, progress::HistoryPoint};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    TrainError,
+    checkpoint::config_digest,
+    checkpoints::Checkpoints,
+    session::{Plan, Problem, Session},
+    watch::{Event, Watch},
+};
+use crate::{
+    artifact::digest,
+    data::Prepared,
+    model::{Architecture, Predictor, first_not_finite},
+    storage::Folder,
+};
+
+/// burn's CPU backend has one random generator for the whole process, and a training seeds it at every step: two at the
+/// same time would draw each other's dropout.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+/// A trained model, and how it came to be.
+#[derive(Clone, Debug)]
+pub struct Fitted {
+    /// The model: of the best epoch, if early stopping restores it, else of the last step.
+    pub predictor: Predictor,
+    /// Epochs that were done.
+    pub epoch: u32,
+    /// Epochs that were planned.
+    pub total_epochs: u32,
+    /// Optimizer steps that were done.
+    pub step: u64,
+    /// Optimizer steps that were planned; more than were done if the training was stopped early.
+    pub total_steps: u64,
+    /// The epoch that the model is of, if early stopping restored it.
+    pub best_epoch: Option<u32>,
+    /// How the metrics went, thinned.
+    pub history: Vec<HistoryPoint>,
+    /// The last checkpoint in storage.
+    pub checkpoint: Option<CheckpointRef>,
+}
+
+/// Where a training runs.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub(super) device: &'a Device,
+    pub(super) checkpoints: &'a Folder,
+    pub(super) runtime: &'a Handle,
+    pub(super) watch: &'a dyn Watch,
+    pub(super) stop: &'a CancellationToken,
+}
+
+/// Trains a model, from the last good checkpoint on if there is one.
+///
+/// It blocks, so it is to be called from a thread of its own, not from one of the `runtime`, which has to be a
+/// multi-threaded one. `checkpoints` is the folder of this run's checkpoints. When `stop` is cancelled it writes a
+/// checkpoint and ends with [`TrainError::Preempted`].
+///
+/// # Errors
+/// If it is told to stop, the configuration does not fit the data, a number is no longer finite, or the data, the
+/// storage or the device fails. A checkpoint that cannot be written because the storage is away for a while is a
+/// [`Event::Warning`].
+pub fn fit(
+    config: &TrainConfig,
+    data: &Prepared,
+    device: &Device,
+    checkpoints: &Folder,
+    runtime: &Handle,
+    watch: &dyn Watch,
+    stop: &CancellationToken,
+) -> Result<Fitted, TrainError> {
+    let problem = Problem {
+        train: &data.train,
+        validation: &data.validation,
+        inputs: data.preprocessor.input_width(),
+        targets: data.preprocessor.output_width(),
+        restore_targets: &|targets| data.preprocessor.restore_targets(targets),
+        fingerprint: &data.stats.fingerprint,
+    };
+    fit_problem(config, problem, Surroundings { device, checkpoints, runtime, watch, stop })
+}
+
+/// [`fit`] for any rows.
+pub(super) fn fit_problem(
+    config: &TrainConfig,
+    problem: Problem<'_>,
+    Surroundings { device, checkpoints, runtime, watch, stop }: Surroundings<'_>,
+) -> Result<Fitted, TrainError> {
+    if problem.train.is_empty() {
+        return Err(TrainError::Empty("training"));
+    }
+    let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let plan = Plan::new(config, problem.train.len())?;
+    let (model, loss) = (config.model.clone(), config.train.loss);
+    let architecture = Architecture::new(model, config.task, loss, problem.inputs, problem.targets)?;
+    let device = device.clone().autodiff();
+
+    let mut checkpoints = Checkpoints::new(checkpoints, config.run.id(), &config.checkpoint, runtime, watch);
+    let inputs = inputs_digest(config, &problem);
+    let found = checkpoints.restore(&inputs, &architecture, &config.train.optimizer, &device)?;
+    let snapshot = found.unwrap_or_else(|| Session::start(config, inputs, &architecture, &device));
+    watch.on(Event::Started {
+        epoch: snapshot.state.epoch,
+        total_epochs: plan.total_epochs,
+        step: snapshot.state.step,
+        total_steps: plan.total_steps,
+        resumed_from: checkpoints.last(),
+        history: snapshot.state.history.points(),
+    });
+
+    let mut session = Session::new(config, problem, plan, architecture, device, watch, snapshot);
+    let trained = train(&mut session, &mut checkpoints, stop);
+    trained.map_err(|error| with_checkpoint(error, checkpoints.last()))?;
+
+    let (predictor, state, best_epoch) = session.into_result();
+    if let Some(name) = first_not_finite(predictor.model())? {
+        let what = format!("a weight of {name} became NaN or infinite");
+        let checkpoint = checkpoints.last().map(|checkpoint| checkpoint.step);
+        return Err(TrainError::Diverged { what, step: state.step, checkpoint });
+    }
+    Ok(Fitted {
+        predictor,
+        epoch: state.epoch,
+        total_epochs: plan.total_epochs,
+        step: state.step,
+        total_steps: plan.total_steps,
+        best_epoch,
+        history: state.history.points().to_vec(),
+        checkpoint: checkpoints.last().cloned(),
+    })
+}
+
+/// Takes all steps, and checkpoints between them.
+fn train(
+    session: &mut Session<'_>,
+    checkpoints: &mut Checkpoints<'_>,
+    stop: &CancellationToken,
+) -> Result<(), TrainError> {
+    while !session.is_done() {
+        if stop.is_cancelled() {
+            checkpoints.finish(session.snapshot()?)?;
+            return Err(TrainError::Preempted { step: session.state().step, checkpoint: checkpoints.last().cloned() });
+        }
+        session.step()?;
+        checkpoints.poll()?;
+        let now = Instant::now();
+        if checkpoints.is_due(session.state().step, now) {
+            checkpoints.begin(session.snapshot()?, now);
+        }
+    }
+    // A pod that is lost while it evaluates or publishes does not train again.
+    checkpoints.finish(session.snapshot()?)
+}
+
+fn with_checkpoint(error: TrainError, last: Option<&CheckpointRef>) -> TrainError {
+    match error {
+        TrainError::Diverged { what, step, .. } => {
+            TrainError::Diverged { what, step, checkpoint: last.map(|checkpoint| checkpoint.step) }
+        }
+        error => error,
+    }
+}
+
+/// Digest of what decides about every step: configuration and data.
+fn inputs_digest(config: &TrainConfig, problem: &Problem<'_>) -> String {
+    let sizes = (problem.train.len(), problem.validation.len(), problem.inputs, problem.targets);
+    digest(format!("{} {} {sizes:?}", config_digest(config), problem.fingerprint).as_bytes())
+}
