@@ -11,6 +11,8 @@ use kube::{
     runtime::watcher::{self, Event},
 };
 
+use tokio::sync::watch;
+
 use crate::labels::Owner;
 
 /// Views of the objects of one kind, by owner and name.
@@ -19,17 +21,24 @@ use crate::labels::Owner;
 #[derive(Debug)]
 pub struct Owned<V> {
     views: RwLock<Views<V>>,
+    is_listed: watch::Sender<bool>,
 }
 
 type Views<V> = HashMap<Owner, BTreeMap<String, Arc<V>>>;
 
 impl<V> Default for Owned<V> {
     fn default() -> Self {
-        Self { views: RwLock::default() }
+        Self { views: RwLock::default(), is_listed: watch::Sender::new(false) }
     }
 }
 
-impl<V> Owned<V> {
+impl<V: PartialEq> Owned<V> {
+    /// Waits until the initial list is in.
+    pub async fn listed(&self) {
+        // The sender lives as long as this does.
+        let _ = self.is_listed.subscribe().wait_for(|is_listed| *is_listed).await;
+    }
+
     /// All objects of an owner, by name.
     pub fn of(&self, owner: &Owner) -> Vec<Arc<V>> {
         let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
@@ -49,9 +58,15 @@ impl<V> Owned<V> {
     }
 
     /// Takes note of an object, as it was answered to a request of our own: the watch tells it a little later.
-    pub fn insert(&self, owner: Owner, name: String, view: V) {
+    /// Returns whether that is news.
+    pub fn insert(&self, owner: Owner, name: String, view: V) -> bool {
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
-        views.entry(owner).or_default().insert(name, Arc::new(view));
+        let of_owner = views.entry(owner).or_default();
+        if of_owner.get(&name).is_some_and(|known| **known == view) {
+            return false;
+        }
+        of_owner.insert(name, Arc::new(view));
+        true
     }
 
     /// Forgets an object.
@@ -72,10 +87,12 @@ impl<V> Owned<V> {
         let mut owners: Vec<Owner> = before.into_keys().chain(views.keys().cloned()).collect();
         owners.sort_unstable();
         owners.dedup();
+        self.is_listed.send_replace(true);
         owners
     }
 
-    /// Follows a watch, and tells whose objects have changed. The first items come when the whole initial list is in.
+    /// Follows a watch, and tells whose objects have changed in what their views hold. The first items come when the
+    /// whole initial list is in.
     pub fn follow<K>(
         self: Arc<Self>,
         events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
@@ -102,10 +119,8 @@ impl<V> Owned<V> {
                     Event::InitDone => self.replace(std::mem::take(&mut listed)),
                     Event::Apply(object) => {
                         let owner = Owner::of(object.meta());
-                        if let Some(owner) = &owner {
-                            self.insert(owner.clone(), object.name_any(), view(object));
-                        }
-                        owner.into_iter().collect()
+                        let is_news = |owner: &Owner| self.insert(owner.clone(), object.name_any(), view(object));
+                        owner.filter(is_news).into_iter().collect()
                     }
                     Event::Delete(object) => {
                         let owner = Owner::of(object.meta());

@@ -14,8 +14,8 @@ use kube::{
 use stoker_crds::{ModelDeployment, ModelTraining, Progress, serving::ServerStats};
 
 use crate::{
-    cache::Owned, controller::Backoff, leader::Fence, metrics::Metrics, pods::PodView, poll::Polled,
-    settings::Settings, status::Written, training::job::JobView, workloads::WorkloadView,
+    cache::Owned, controller::Backoff, deployment::Memories, leader::Fence, metrics::Metrics, pods::PodView, poll::Polled,
+    settings::Settings, status::Written, training::{job::JobView, network::GuardedNamespaces}, workloads::{Children, WorkloadView},
 };
 
 /// What every reconcile works with: one per namespace that is watched, or one for the whole cluster.
@@ -44,6 +44,12 @@ pub struct Context {
     pub pods: Arc<Owned<PodView>>,
     /// The `apps/v1` Deployments of ModelDeployments.
     pub workloads: Arc<Owned<WorkloadView>>,
+    /// What else ModelDeployments own.
+    pub children: Children,
+    /// What is remembered of ModelDeployments between reconciles.
+    pub memories: Memories,
+    /// The namespaces whose trainers only the operator may reach.
+    pub guarded_namespaces: GuardedNamespaces,
     /// What running trainers answered last.
     pub progress: Arc<Polled<Progress>>,
     /// What serving pods answered last.
@@ -74,6 +80,15 @@ impl Context {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         }
+    }
+
+    /// Waits until the initial list of everything watched is in.
+    pub async fn listed(&self) {
+        let Children { services, policies, budgets } = &self.children;
+        tokio::join!(self.jobs.listed(), self.pods.listed(), self.workloads.listed());
+        tokio::join!(services.listed(), policies.listed(), budgets.listed());
+        // A store's writer lives as long as the watches.
+        let _ = tokio::join!(self.trainings.wait_until_ready(), self.deployments.wait_until_ready());
     }
 
     /// The time now.

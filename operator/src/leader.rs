@@ -1,11 +1,34 @@
-//! Which replica acts.
+//! Which replica acts: the one that holds the Lease.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{
+    Api,
+    api::PostParams,
+    runtime::{WatchStreamExt, watcher::watch_object},
 };
 
 use crate::error::{Error, Result};
+
+/// Name of the Lease.
+pub const LEASE: &str = "stoker-operator";
+/// How long others wait after the last renewal that they saw.
+const DURATION: Duration = Duration::from_secs(15);
+/// How often the holder renews.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How long after its last renewal the holder still writes; the rest of [`DURATION`] is for clocks and slow requests.
+const HOLDS_FOR: Duration = Duration::from_secs(10);
+/// How soon a renewal that failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Says whether this replica may still write: until its lease's renewal is overdue.
 ///
@@ -33,5 +56,209 @@ impl Fence {
     /// Lets no write pass any more.
     pub fn close(&self) {
         *self.leads_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Takes part in the election of the replica that acts.
+pub struct Election {
+    api: Api<Lease>,
+    identity: String,
+    fence: Fence,
+}
+
+/// What a replica may do about the Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// Take it.
+    Take,
+    /// Wait so long, or until it changes.
+    Wait(Duration),
+}
+
+impl Election {
+    /// An election among the replicas that share the Lease of that API's namespace.
+    pub fn new(api: Api<Lease>, identity: String, fence: Fence) -> Self {
+        Self { api, identity, fence }
+    }
+
+    /// Waits until this replica leads, and returns the Lease that it holds. While another one holds it, this one only
+    /// watches: it sends no request.
+    pub async fn win(&self) -> Lease {
+        loop {
+            let changes = watch_object(self.api.clone(), LEASE).default_backoff();
+            let mut changes = std::pin::pin!(changes);
+            let mut known: Option<Option<Lease>> = None;
+            let mut seen_at = Instant::now();
+            loop {
+                let claim = known.as_ref().map(|lease| claim(lease.as_ref(), &self.identity, seen_at.elapsed()));
+                let wait = match claim {
+                    Some(Claim::Take) => break,
+                    Some(Claim::Wait(wait)) => wait,
+                    None => DURATION,
+                };
+                match tokio::time::timeout(wait, changes.next()).await {
+                    Ok(Some(Ok(lease))) => (known, seen_at) = (Some(lease), Instant::now()),
+                    Ok(Some(Err(error))) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "the Lease cannot be watched");
+                    }
+                    Ok(None) | Err(_) => {}
+                }
+            }
+            match self.take(known.flatten()).await {
+                Ok(lease) => return lease,
+                Err(error) => {
+                    tracing::info!(error = &error as &dyn std::error::Error, "another replica was faster");
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Holds the Lease, and returns it as it is when it could not be renewed in time, or is another one's.
+    pub async fn hold(&self, lease: &mut Lease) {
+        let mut renewed_at = Instant::now();
+        let mut wait = RENEW_EVERY;
+        loop {
+            tokio::time::sleep(wait).await;
+            let started = Instant::now();
+            let left = HOLDS_FOR.saturating_sub(renewed_at.elapsed());
+            match tokio::time::timeout(left, self.write(renewed(lease.clone(), Timestamp::now()))).await {
+                Ok(Ok(written)) => {
+                    *lease = written;
+                    renewed_at = started;
+                    wait = RENEW_EVERY;
+                }
+                Ok(Err(error)) if !is_held_by_another(&error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the Lease could not be renewed");
+                    wait = RETRY_AFTER.min(HOLDS_FOR.saturating_sub(renewed_at.elapsed()));
+                }
+                Ok(Err(_)) | Err(_) => return self.fence.close(),
+            }
+        }
+    }
+
+    /// Gives the Lease up, so that another replica need not wait for its end.
+    pub async fn release(&self, lease: Lease) {
+        self.fence.close();
+        if let Err(error) = self.write(released(lease, Timestamp::now())).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the Lease could not be released; it will run out");
+        }
+    }
+
+    async fn take(&self, lease: Option<Lease>) -> Result<Lease> {
+        let is_new = lease.is_none();
+        let lease = taken(lease.unwrap_or_default(), &self.identity, Timestamp::now());
+        if !is_new {
+            return self.write(lease).await;
+        }
+        let started = Instant::now();
+        let created = self.api.create(&PostParams::default(), &lease).await;
+        self.held(created, "create", started)
+    }
+
+    /// Replaces the Lease as this replica last saw it: the API server refuses if it is another one by now.
+    async fn write(&self, lease: Lease) -> Result<Lease> {
+        let started = Instant::now();
+        let written = self.api.replace(LEASE, &PostParams::default(), &lease).await;
+        self.held(written, "renew", started)
+    }
+
+    /// What was answered to a request that began then, which is when a renewal counts from.
+    fn held(&self, answer: kube::Result<Lease>, verb: &'static str, started: Instant) -> Result<Lease> {
+        let lease = answer.map_err(|error| Error::api(verb, format!("Lease {LEASE}"), error))?;
+        if holder(&lease) == Some(&self.identity) {
+            self.fence.extend(started + HOLDS_FOR);
+        }
+        Ok(lease)
+    }
+}
+
+/// What to do about a Lease that has not changed for so long. Other replicas' clocks are not trusted.
+fn claim(lease: Option<&Lease>, identity: &str, unchanged_for: Duration) -> Claim {
+    let held_by_another = lease.filter(|lease| holder(lease).is_some_and(|holder| holder != identity));
+    let Some(spec) = held_by_another.and_then(|lease| lease.spec.as_ref()) else { return Claim::Take };
+    let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    match seconds.map_or(DURATION, Duration::from_secs).saturating_sub(unchanged_for) {
+        Duration::ZERO => Claim::Take,
+        left => Claim::Wait(left),
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&String> {
+    lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
+}
+
+fn is_held_by_another(error: &Error) -> bool {
+    matches!(error, Error::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_conflict()))
+}
+
+fn taken(lease: Lease, identity: &str, now: Timestamp) -> Lease {
+    let spec = lease.spec.unwrap_or_default();
+    let changes_hands = spec.holder_identity.as_deref().unwrap_or_default() != identity;
+    Lease {
+        metadata: ObjectMeta { name: Some(LEASE.into()), ..lease.metadata },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(identity.into()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: Some(MicroTime(now)),
+            renew_time: Some(MicroTime(now)),
+            lease_transitions: Some(spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(changes_hands))),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+fn renewed(mut lease: Lease, now: Timestamp) -> Lease {
+    lease.spec.get_or_insert_default().renew_time = Some(MicroTime(now));
+    lease
+}
+
+fn released(lease: Lease, now: Timestamp) -> Lease {
+    let mut lease = renewed(lease, now);
+    let spec = lease.spec.get_or_insert_default();
+    spec.holder_identity = None;
+    spec.lease_duration_seconds = Some(1);
+    lease
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(identity: &str) -> Lease {
+        taken(Lease::default(), identity, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_if_it_is_free_or_has_run_out() {
+        let second = Duration::from_secs(1);
+        let mine = held_by("a");
+        assert_eq!(claim(None, "a", Duration::ZERO), Claim::Take);
+        assert_eq!(claim(Some(&mine), "a", Duration::ZERO), Claim::Take);
+        assert_eq!(claim(Some(&mine), "b", second), Claim::Wait(DURATION - second));
+        assert_eq!(claim(Some(&mine), "b", DURATION), Claim::Take);
+        assert_eq!(claim(Some(&released(mine, Timestamp::UNIX_EPOCH)), "b", Duration::ZERO), Claim::Take);
+    }
+
+    #[test]
+    fn changes_of_hands_are_counted() {
+        let transitions = |lease: &Lease| lease.spec.as_ref().unwrap().lease_transitions;
+        let first = held_by("a");
+        let second = taken(released(first.clone(), Timestamp::UNIX_EPOCH), "b", Timestamp::UNIX_EPOCH);
+        let again = taken(second.clone(), "b", Timestamp::UNIX_EPOCH);
+        assert_eq!([&first, &second, &again].map(transitions), [Some(1), Some(2), Some(2)]);
+    }
+
+    #[test]
+    fn the_fence_opens_for_a_time_and_closes() {
+        let fence = Fence::default();
+        assert!(fence.check().is_err());
+        fence.extend(Instant::now() + Duration::from_secs(60));
+        assert!(fence.check().is_ok());
+        fence.extend(Instant::now());
+        assert!(fence.check().is_err());
+        fence.extend(Instant::now() + Duration::from_secs(60));
+        fence.close();
+        assert!(fence.check().is_err());
     }
 }

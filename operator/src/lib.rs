@@ -5,20 +5,31 @@
 
 pub mod apply;
 pub mod cache;
+pub mod cli;
 pub mod conditions;
 pub mod context;
 pub mod controller;
 pub mod deployment;
+pub mod digest;
 pub mod error;
+pub mod events;
+pub mod figures;
+pub mod generate;
 pub mod labels;
 pub mod leader;
+pub mod logs;
 pub mod metrics;
+pub mod operator;
 pub mod pod_template;
 pub mod pods;
 pub mod poll;
+pub mod probes;
+pub mod rbac;
 pub mod settings;
 pub mod status;
+pub mod telemetry;
 pub mod training;
+pub mod watches;
 pub mod workloads;
 
 pub use context::Context;

@@ -20,10 +20,14 @@ pub struct PodView {
     pub uid: String,
     /// When it was created.
     pub created_at: Timestamp,
+    /// Since when its container runs.
+    pub running_since: Option<Timestamp>,
     /// The run that it belongs to, if it trains.
     pub run: Option<u32>,
     /// The revision that it belongs to, if it serves.
     pub revision: Option<String>,
+    /// When a node took it.
+    pub scheduled_at: Option<Timestamp>,
     /// Its address, once it has one.
     pub ip: Option<IpAddr>,
     /// Whether it was told to end.
@@ -101,15 +105,18 @@ impl From<Pod> for PodView {
         let state = state_of(&status, container);
         let created_at = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
         let ready = condition(&status, "Ready");
+        let scheduled = condition(&status, "PodScheduled").filter(|scheduled| scheduled.status == "True");
         Self {
             run: label(labels::RUN).and_then(|run| run.parse().ok()),
             revision: label(labels::REVISION).cloned(),
             ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
             is_deleting: meta.deletion_timestamp.is_some(),
+            scheduled_at: scheduled.and_then(|scheduled| Some(scheduled.last_transition_time.as_ref()?.0)),
             is_ready: ready.is_some_and(|ready| ready.status == "True"),
             readiness_changed_at: ready.and_then(|ready| ready.last_transition_time.as_ref()).map_or(created_at, |time| time.0),
             restarts: container.map_or(0, |container| container.restart_count.unsigned_abs()),
             problem: problem_of(state, &status, container),
+            running_since: container.and_then(|c| c.state.as_ref()?.running.as_ref()?.started_at.as_ref()).map(|at| at.0),
             state,
             report,
             created_at,

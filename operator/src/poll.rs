@@ -177,16 +177,12 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
             self.forget_others(&running, &turns);
             let interval = self.interval(running.len());
             let due = running.into_iter().filter(|(_, pod)| is_due(&turns, &pod.uid));
-            futures::stream::iter(due)
-                .for_each_concurrent(CONCURRENCY, |(owner, pod)| {
-                    let (client, turns, answered) = (&client, &turns, &answered);
-                    async move {
-                        if self.ask(client, &pod, turns, interval).await {
-                            answered(owner);
-                        }
-                    }
-                })
-                .await;
+            let ask = async |(owner, pod): (Owner, Arc<PodView>)| {
+                if self.ask(&client, &pod, &turns, interval).await {
+                    answered(owner);
+                }
+            };
+            futures::stream::iter(due).for_each_concurrent(CONCURRENCY, ask).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the operator was started with.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use stoker_crds::training::Storage;
 
@@ -13,6 +13,12 @@ pub struct Settings {
     /// The namespace that the operator itself runs in: its Lease lies there, and only its pods may ask trainers and servers.
     #[arg(long, env = "POD_NAMESPACE", default_value = "stoker-system")]
     pub operator_namespace: String,
+    /// What is logged: error, warn, info, debug, trace, or directives such as `info,kube=debug`.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log: String,
+    /// Where probes and metrics are served.
+    #[arg(long, env = "STOKER_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
     /// The name of the operator's pod: the holder of the Lease, and the source of events.
     #[arg(long, env = "POD_NAME", default_value_t = default_identity())]
     pub identity: String,

@@ -42,7 +42,12 @@ impl<K: ResourceExt> Written<K> {
         }
     }
 
-    /// Forgets what was written once the watch shows it or something newer, or the object is gone.
+    /// Forgets an object that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Forgets what was written once the watch shows it or something newer.
     pub fn seen(&self, watched: &K) {
         let Some(uid) = &watched.meta().uid else { return };
         let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);

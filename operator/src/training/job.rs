@@ -14,6 +14,8 @@ pub struct JobView {
     pub uid: String,
     /// The run that it belongs to.
     pub run: u32,
+    /// Digest of the run that it was made from.
+    pub digest: String,
     /// When it was created.
     pub created_at: Timestamp,
     /// Whether it is held back.
@@ -46,6 +48,7 @@ impl From<Job> for JobView {
     fn from(job: Job) -> Self {
         let (meta, spec) = (job.metadata, job.spec.unwrap_or_default());
         let conditions = job.status.unwrap_or_default().conditions.unwrap_or_default();
+        let digest = meta.annotations.as_ref().and_then(|annotations| annotations.get(labels::DIGEST_ANNOTATION).cloned());
         let run = meta.labels.as_ref().and_then(|labels| labels.get(labels::RUN)?.parse().ok());
         let end = conditions.into_iter().filter(|condition| condition.status == "True").find_map(|condition| {
             match condition.type_.as_str() {
@@ -59,6 +62,7 @@ impl From<Job> for JobView {
         });
         Self {
             run: run.unwrap_or(0),
+            digest: digest.unwrap_or_default(),
             created_at: meta.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             is_suspended: spec.suspend.unwrap_or(false),
             is_deleting: meta.deletion_timestamp.is_some(),

@@ -1,3 +1,117 @@
 //! `ModelTraining`: dereference → validate → build → apply → status.
 
+pub mod apply;
+pub mod build;
+pub mod dereference;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod job;
+pub mod network;
+pub mod run;
+#[cfg(test)]
+mod scenarios;
+pub mod status;
+pub mod ttl;
+pub mod validate;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    ResourceExt,
+    runtime::{controller::Action, events::EventType},
+};
+use stoker_crds::{ModelTraining, ModelTrainingStatus, training::status::Phase};
+
+use self::{apply::Applied, build::build, dereference::{Observed, dereference}, run::Run, validate::validate};
+use crate::{
+    context::Context,
+    error::Result,
+    labels::Owner,
+    settings::Settings,
+    status::write,
+};
+
+/// When a resource is looked at again though nothing has happened: it costs no request, and heals what was missed.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Brings one ModelTraining closer to what its spec says, and its status to what is.
+///
+/// # Errors
+/// What went wrong; it stands in the status too.
+pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> Result<Action> {
+    if training.metadata.deletion_timestamp.is_some() {
+        // What it owns goes with it, and what it published stays.
+        return Ok(Action::await_change());
+    }
+    let training = context.written_trainings.newer(training);
+    let (namespace, name) = (training.namespace().unwrap_or_default(), training.name_any());
+    let old = training.status.clone().unwrap_or_default();
+    let run = Run::of(&training)?;
+    let observed = dereference(&context, &namespace, &name, &run, &old).await;
+    let applied = if run.is_finished { None } else { Some(advance(&training, &run, &observed, &context).await) };
+
+    // A Job that was just made, or deleted, is part of what is observed.
+    let owner = Owner::training(&namespace, &name);
+    let observed = Observed { job: context.jobs.get(&owner, &run.name(&name)), ..observed };
+    let facts = status::Facts {
+        generation: training.metadata.generation,
+        suspend: training.spec.suspend,
+        run: &run,
+        observed: &observed,
+        applied: applied.as_ref().map(Result::as_ref),
+        now: context.now(),
+    };
+    let new = status::next(&old, &facts);
+    if new != old {
+        write(&context, &context.written_trainings, training.as_ref(), &new).await?;
+        tell(&context, &training, &old, &new).await;
+    }
+    applied.transpose()?;
+
+    let expires = ttl::expire(&context, &training, &new).await?;
+    let next_look = if run.is_finished { None } else { status::next_look(&observed, context.now()) };
+    let wait = [expires, next_look].into_iter().flatten().min().and_then(|wait| Duration::try_from(wait).ok());
+    Ok(Action::requeue(wait.map_or(IDLE, |wait| wait.min(IDLE))))
+}
+
+/// Takes a run that has not ended one step further.
+async fn advance(training: &ModelTraining, run: &Run, observed: &Observed, context: &Context) -> Result<Applied> {
+    let settings: &Settings = &context.settings;
+    let run = validate(training, run, settings)?;
+    let objects = build(&run, settings)?;
+    apply::prune(context, &run, observed).await?;
+    apply::apply(context, &run, &objects, observed).await
+}
+
+/// Tells a person of what a status cannot show for long: how a run ended, and why its pods did.
+async fn tell(context: &Context, training: &ModelTraining, old: &ModelTrainingStatus, new: &ModelTrainingStatus) {
+    for (type_, reason, note) in news(old, new) {
+        context.event(training, type_, &reason, &note).await;
+    }
+}
+
+fn news(old: &ModelTrainingStatus, new: &ModelTrainingStatus) -> Vec<(EventType, String, String)> {
+    let is_same_run = old.run == new.run;
+    let mut news = Vec::new();
+    if is_same_run && new.restarts > old.restarts {
+        let pod = new.pod.as_deref().unwrap_or("another pod");
+        news.push((EventType::Normal, "Restarted".into(), format!("run {}: {pod} takes over", new.run)));
+    }
+    let cause = |status: &ModelTrainingStatus| status.error.as_ref().map(|error| (error.reason, error.pod.clone()));
+    if let Some(error) = new.error.as_ref().filter(|_| !is_same_run || cause(old) != cause(new)) {
+        let pod = error.pod.as_ref().map(|pod| format!(" ({pod})")).unwrap_or_default();
+        news.push((EventType::Warning, error.reason.to_string(), format!("run {}: {}{pod}", new.run, error.message)));
+    }
+    if !is_same_run || old.phase != new.phase {
+        match new.phase {
+            Some(phase @ (Phase::Succeeded | Phase::Suspended)) => {
+                news.push((EventType::Normal, format!("{phase:?}"), format!("run {} {phase:?}", new.run)));
+            }
+            Some(Phase::Failed) if news.is_empty() => {
+                news.push((EventType::Warning, "Failed".into(), format!("run {} has failed", new.run)));
+            }
+            _ => {}
+        }
+    }
+    news
+}

@@ -1,0 +1,68 @@
+//! The command line.
+
+use std::{error::Error, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::{generate, operator, rbac, settings::Settings, telemetry};
+
+/// The Kubernetes operator for ModelTraining and ModelDeployment.
+#[derive(Debug, Parser)]
+#[command(name = "stoker-operator", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the operator.
+    Run(Box<Settings>),
+    /// Prints both CustomResourceDefinitions.
+    Crds,
+    /// Prints the rules of the operator's Role, each with its reason.
+    Rbac,
+    /// Writes the files of the repository that are generated from the code, or checks that they are up to date.
+    Generate {
+        /// Only check.
+        #[arg(long)]
+        check: bool,
+        /// The root of the repository.
+        #[arg(long, default_value = ".")]
+        root: PathBuf,
+    },
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, for a person.
+pub async fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
+    match cli.command {
+        Command::Run(settings) => {
+            let telemetry = telemetry::start(&settings.log)?;
+            let result = operator::run(*settings).await;
+            telemetry.stop().await;
+            result?;
+        }
+        Command::Crds => print!("{}", generate::crds()?),
+        Command::Rbac => print!("{}", rbac::manifest()),
+        Command::Generate { check: true, root } => generate::check(&root)?,
+        Command::Generate { check: false, root } => generate::write(&root)?,
+    }
+    Ok(())
+}
+
+/// An error and what caused it, in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,74 @@
+//! What Kubernetes says only in events: why a Job creates no pod, why a pod's volumes are not mounted.
+
+use k8s_openapi::api::core::v1::Event;
+use kube::api::ListParams;
+use stoker_crds::{Reason, training::status::StatusError};
+
+use crate::{
+    context::Context,
+    error::{Error, Result},
+};
+
+/// The last warning about an object that stops it, in Stoker's own reasons.
+///
+/// One request; ask only about an object that should have gone on long ago.
+///
+/// # Errors
+/// [`Error::Api`] if events cannot be read.
+pub async fn obstacle(context: &Context, namespace: &str, uid: &str) -> Result<Option<StatusError>> {
+    let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning")).limit(50);
+    let events = context.api::<Event>(namespace).list(&about).await;
+    let events = events.map_err(|error| Error::api("read", format!("the events of {uid}"), error))?;
+    Ok(last_obstacle(events.items))
+}
+
+fn last_obstacle(mut events: Vec<Event>) -> Option<StatusError> {
+    events.sort_by_key(|event| {
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        last.or(event.event_time.as_ref().map(|time| time.0))
+    });
+    events.iter().rev().find_map(of_event)
+}
+
+fn of_event(event: &Event) -> Option<StatusError> {
+    let said = event.message.as_deref().unwrap_or_default();
+    let (reason, message) = match event.reason.as_deref()? {
+        "FailedCreate" if said.contains("serviceaccount") && said.contains("not found") => {
+            (Reason::ServiceAccountNotFound, format!("{said}: create the service account, or name another"))
+        }
+        "FailedCreate" => (Reason::PodRefused, format!("the cluster refused to create the pod: {said}")),
+        "FailedMount" | "FailedAttachVolume" if said.contains("secret") && said.contains("not found") => {
+            (Reason::SecretNotFound, format!("{said}: create the Secret; the pod then starts by itself"))
+        }
+        "FailedMount" | "FailedAttachVolume" => {
+            (Reason::PodFailed, format!("a volume of the pod cannot be mounted: {said}"))
+        }
+        _ => return None,
+    };
+    let is_pod = event.involved_object.kind.as_deref() == Some("Pod");
+    let pod = event.involved_object.name.clone().filter(|_| is_pod);
+    Some(StatusError { reason, message, exit_code: None, pod, log_tail: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(reason: &str, message: &str) -> Event {
+        Event { reason: Some(reason.into()), message: Some(message.into()), ..Event::default() }
+    }
+
+    #[test]
+    fn what_stops_a_pod_is_named() {
+        let cases = [
+            ("FailedCreate", "pods \"a\" is forbidden: exceeded quota: gpus", Some(Reason::PodRefused)),
+            ("FailedCreate", "error looking up service account ns/x: serviceaccount \"x\" not found", Some(Reason::ServiceAccountNotFound)),
+            ("FailedMount", "MountVolume.SetUp failed for volume \"keys\" : secret \"keys\" not found", Some(Reason::SecretNotFound)),
+            ("FailedMount", "timed out waiting for the condition", Some(Reason::PodFailed)),
+            ("BackOff", "Back-off restarting failed container", None),
+        ];
+        for (reason, message, expected) in cases {
+            assert_eq!(last_obstacle(vec![event(reason, message)]).map(|error| error.reason), expected, "{message}");
+        }
+    }
+}

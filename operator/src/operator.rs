@@ -1,0 +1,187 @@
+//! Starts everything, and ends it in the right order.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use kube::{
+    Api, Client,
+    runtime::events::{Recorder, Reporter},
+};
+use prometheus_client::registry::Registry;
+use stoker_crds::{Progress, progress, serving, serving::ServerStats};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    apply::FIELD_MANAGER,
+    context::Context,
+    controller, deployment,
+    figures::Figures,
+    labels::Owner,
+    leader::{Election, Fence},
+    metrics::Metrics,
+    poll::Poller,
+    probes,
+    settings::Settings,
+    training,
+    watches::{self, Bell, Writers},
+};
+
+/// Why the operator cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// There is no cluster to talk to.
+    #[error("the Kubernetes API cannot be reached: is there a kubeconfig, or a service account in a pod?")]
+    Client(#[from] Box<kube::Error>),
+    /// The port for probes and metrics cannot be opened.
+    #[error("probes and metrics cannot be served on {address}")]
+    Probes {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The process cannot be told to end.
+    #[error("signals cannot be received")]
+    Signals(#[from] std::io::Error),
+    /// Another replica leads, or may.
+    #[error("the leader's Lease could not be renewed in time: this replica ends, so that another can act")]
+    LeaseLost,
+    /// A controller has ended, which it never does.
+    #[error("a controller ended by itself")]
+    ControllerEnded,
+}
+
+/// Runs the operator until it is told to end.
+///
+/// # Errors
+/// If it cannot start, or has to stop.
+pub async fn run(settings: Settings) -> Result<(), Fatal> {
+    let settings = Arc::new(settings);
+    let client = Client::try_default().await.map_err(Box::new)?;
+    let fence = Fence::default();
+    let mut registry = Registry::with_prefix("stoker");
+    let metrics = Arc::new(Metrics::new(&mut registry));
+    let scopes = scopes(&settings, &client, &fence, &metrics);
+    let contexts = scopes.iter().map(|(context, _)| context.clone()).collect();
+    registry.register_collector(Box::new(Figures::new(contexts, fence.clone())));
+
+    let leases = Api::namespaced(client, &settings.operator_namespace);
+    let election = Election::new(leases, settings.identity.clone(), fence);
+    let address = settings.listen;
+    tokio::select! {
+        served = probes::serve(address, Arc::new(registry)) => match served {
+            Ok(()) => Err(Fatal::ControllerEnded),
+            Err(source) => Err(Fatal::Probes { address, source }),
+        },
+        ended = lead(&election, scopes) => ended,
+    }
+}
+
+/// Waits to lead, leads, and gives the Lease up when it is told to end.
+async fn lead(election: &Election, scopes: Vec<(Arc<Context>, Writers)>) -> Result<(), Fatal> {
+    let mut told_to_end = std::pin::pin!(told_to_end()?);
+    tracing::info!("waits for the leader's Lease");
+    let mut lease = tokio::select! {
+        lease = election.win() => lease,
+        () = &mut told_to_end => return Ok(()),
+    };
+    tracing::info!("leads");
+    let ended = tokio::select! {
+        _ = join_all(scopes.into_iter().map(|(context, writers)| work(context, writers))) => Err(Fatal::ControllerEnded),
+        () = election.hold(&mut lease) => return Err(Fatal::LeaseLost),
+        () = &mut told_to_end => Ok(()),
+    };
+    // The controllers have stopped with the select.
+    election.release(lease).await;
+    tracing::info!("has released the leader's Lease and ends");
+    ended
+}
+
+fn told_to_end() -> Result<impl Future<Output = ()>, std::io::Error> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// What every reconcile works with, for the whole cluster or for each namespace.
+fn scopes(
+    settings: &Arc<Settings>,
+    client: &Client,
+    fence: &Fence,
+    metrics: &Arc<Metrics>,
+) -> Vec<(Arc<Context>, Writers)> {
+    let namespaces: Vec<Option<String>> = match settings.namespaces.as_slice() {
+        [] => vec![None],
+        namespaces => namespaces.iter().cloned().map(Some).collect(),
+    };
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(settings.identity.clone()) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let context = |scope| {
+        let writers = Writers::default();
+        let context = Context {
+            scope,
+            settings: settings.clone(),
+            client: client.clone(),
+            fence: fence.clone(),
+            metrics: metrics.clone(),
+            recorder: recorder.clone(),
+            clock: Timestamp::now,
+            trainings: writers.trainings.as_reader(),
+            deployments: writers.deployments.as_reader(),
+            jobs: Arc::default(),
+            pods: Arc::default(),
+            workloads: Arc::default(),
+            children: Default::default(),
+            memories: Default::default(),
+            guarded_namespaces: Default::default(),
+            progress: Arc::default(),
+            stats: Arc::default(),
+            written_trainings: Default::default(),
+            written_deployments: Default::default(),
+            backoff: Default::default(),
+        };
+        (Arc::new(context), writers)
+    };
+    namespaces.into_iter().map(context).collect()
+}
+
+/// Watches, asks pods, and reconciles, for ever.
+async fn work(context: Arc<Context>, writers: Writers) {
+    let (bell, triggers) = Bell::new();
+    let trainers = Poller::<Progress> {
+        port: progress::PROGRESS_PORT,
+        path: progress::PROGRESS_PATH,
+        selects: |owner| matches!(owner, Owner::Training { .. }),
+        pods: context.pods.clone(),
+        polled: context.progress.clone(),
+        settings: context.settings.clone(),
+    };
+    let servers = Poller::<ServerStats> {
+        port: serving::MANAGEMENT_PORT,
+        path: serving::STATS_PATH,
+        selects: |owner| matches!(owner, Owner::Deployment { .. }),
+        pods: context.pods.clone(),
+        polled: context.stats.clone(),
+        settings: context.settings.clone(),
+    };
+    let controllers = async {
+        // Before everything is known, what is there would be taken for missing.
+        context.listed().await;
+        tokio::join!(
+            controller::run(context.clone(), context.trainings.clone(), triggers.trainings, training::reconcile),
+            controller::run(context.clone(), context.deployments.clone(), triggers.deployments, deployment::reconcile),
+        )
+    };
+    // None of them ever ends; whichever did would leave the others half blind.
+    tokio::select! {
+        () = watches::run(context.clone(), writers, bell.clone()) => {}
+        () = trainers.run(|owner| bell.ring(owner)) => {}
+        () = servers.run(|owner| bell.ring(owner)) => {}
+        _ = controllers => {}
+    }
+}

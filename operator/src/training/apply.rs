@@ -1,0 +1,108 @@
+//! Makes the cluster hold what a run needs, with as few requests as that takes: none for what is so already.
+
+use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
+use serde_json::json;
+
+use super::{build::Objects, dereference::Observed, job::JobView, network, validate::ValidRun};
+use crate::{
+    apply,
+    context::Context,
+    error::Result,
+    pods::State,
+};
+
+/// How many Jobs of earlier runs are kept, with their pods and logs.
+const KEPT_RUNS: usize = 3;
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The run's Job is there.
+    Running,
+    /// The run's Job was made.
+    Started,
+    /// The run's Job can be made only when something else is gone; says what.
+    Waiting(String),
+}
+
+/// Makes a run's Job what it should be.
+///
+/// A Job that somebody deleted is made again, and its pod resumes from the last checkpoint; but only once the pods of
+/// the deleted one have ended, so that two never write at the same time.
+///
+/// # Errors
+/// If the API server refuses something, or an object of the name belongs to somebody else.
+pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observed: &Observed) -> Result<Applied> {
+    match observed.job.as_deref() {
+        Some(job) if job.is_deleting => Ok(Applied::Waiting(format!("the Job {} is being deleted", job.name))),
+        Some(job) if is_outdated(job, run) && !is_at_work(observed) => {
+            delete_run(context, run, &job.name).await?;
+            Ok(Applied::Waiting(format!("the Job {} is being replaced", job.name)))
+        }
+        Some(job) => {
+            adjust(context, run, job).await?;
+            Ok(Applied::Running)
+        }
+        None => match observed.active() {
+            Some(pod) => Ok(Applied::Waiting(format!("the pod {} of a deleted Job is ending", pod.name))),
+            None => {
+                start(context, run, objects).await?;
+                Ok(Applied::Started)
+            }
+        },
+    }
+}
+
+async fn start(context: &Context, run: &ValidRun, objects: &Objects) -> Result<()> {
+    network::admit_operator_only(context, &run.namespace).await?;
+    apply::create(context, &objects.config_map).await?;
+    let job = apply::create(context, &objects.job).await?;
+    context.jobs.insert(run.owner.clone(), run.name.clone(), JobView::from(job));
+    Ok(())
+}
+
+/// Changes the little of a Job that may change while it runs.
+async fn adjust(context: &Context, run: &ValidRun, job: &JobView) -> Result<()> {
+    let wanted = (run.suspend, Some(run.retries), run.deadline_seconds);
+    if job.end.is_some() || (job.is_suspended, job.retries, job.deadline_seconds) == wanted {
+        return Ok(());
+    }
+    let fields = json!({ "spec": {
+        "suspend": run.suspend,
+        "backoffLimit": run.retries,
+        "activeDeadlineSeconds": run.deadline_seconds,
+    }});
+    let job: Job = apply::patch(context, &run.namespace, &run.name, &fields).await?;
+    context.jobs.insert(run.owner.clone(), run.name.clone(), JobView::from(job));
+    Ok(())
+}
+
+/// Ends what earlier runs still do, and deletes all but the last of them.
+///
+/// # Errors
+/// If the API server refuses a deletion.
+pub async fn prune(context: &Context, run: &ValidRun, observed: &Observed) -> Result<()> {
+    let kept = observed.older_jobs.iter().filter(|job| job.end.is_some()).take(KEPT_RUNS).map(|job| &job.name);
+    let kept: Vec<&String> = kept.collect();
+    for job in observed.older_jobs.iter().filter(|job| !job.is_deleting && !kept.contains(&&job.name)) {
+        delete_run(context, run, &job.name).await?;
+    }
+    Ok(())
+}
+
+async fn delete_run(context: &Context, run: &ValidRun, name: &str) -> Result<()> {
+    apply::delete::<Job>(context, &run.namespace, name).await?;
+    apply::delete::<ConfigMap>(context, &run.namespace, name).await?;
+    context.jobs.remove(&run.owner, name);
+    Ok(())
+}
+
+/// Whether a Job was made for what the spec was before. How a Job ended is kept, unless its run is not wanted any more.
+fn is_outdated(job: &JobView, run: &ValidRun) -> bool {
+    job.digest != run.digest && (job.end.is_none() || run.is_new)
+}
+
+/// Whether a pod works on the run, or has just done it: then it goes on as it was started.
+fn is_at_work(observed: &Observed) -> bool {
+    observed.pods.iter().any(|pod| matches!(pod.state, State::Running | State::Succeeded))
+}

@@ -1,0 +1,139 @@
+//! What there is of a run: read from the caches, and from the API server only where something is stuck.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use stoker_crds::{
+    Progress,
+    training::status::{ModelTrainingStatus, StatusError},
+};
+
+use super::{job::JobView, run::Run};
+use crate::{
+    context::Context,
+    events,
+    labels::Owner,
+    logs,
+    pods::{PodView, State},
+};
+
+/// How long a pod may be on its way before events are asked what stops it.
+pub const PATIENCE: SignedDuration = SignedDuration::from_secs(3);
+
+/// What there is of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Its Job.
+    pub job: Option<Arc<JobView>>,
+    /// The Jobs of the runs before it, newest first.
+    pub older_jobs: Vec<Arc<JobView>>,
+    /// Its pods, oldest first.
+    pub pods: Vec<Arc<PodView>>,
+    /// What its newest pod answered last.
+    pub progress: Option<Arc<Progress>>,
+    /// What stops its pod, where only events say it.
+    pub obstacle: Option<StatusError>,
+    /// The last lines of the log of the newest pod that failed without a report.
+    pub log_tail: Option<LogTail>,
+}
+
+/// The last lines of a pod's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogTail {
+    /// The pod.
+    pub pod: String,
+    /// Its last lines.
+    pub lines: Vec<String>,
+}
+
+impl Observed {
+    /// The newest pod.
+    pub fn newest(&self) -> Option<&PodView> {
+        self.pods.last().map(Arc::as_ref)
+    }
+
+    /// The newest pod that failed.
+    pub fn newest_failed(&self) -> Option<&PodView> {
+        self.pods.iter().rev().find(|pod| pod.state == State::Failed).map(Arc::as_ref)
+    }
+
+    /// The pod that succeeded.
+    pub fn succeeded(&self) -> Option<&PodView> {
+        self.pods.iter().rev().find(|pod| pod.state == State::Succeeded).map(Arc::as_ref)
+    }
+
+    /// A pod that has not ended.
+    pub fn active(&self) -> Option<&PodView> {
+        self.pods.iter().rev().find(|pod| pod.is_active()).map(Arc::as_ref)
+    }
+
+    /// Since when its pod should have come or gone on, if it has not.
+    pub fn stuck_since(&self) -> Option<Timestamp> {
+        let job = self.job.as_ref().filter(|job| job.end.is_none() && !job.is_suspended && !job.is_deleting)?;
+        match self.newest() {
+            None => Some(job.created_at),
+            Some(pod) if pod.state == State::Waiting && pod.problem.is_none() => Some(pod.created_at),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Reads what there is of a run. What cannot be read now is left out: it only explains, and the next pass asks again.
+pub async fn dereference(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    run: &Run,
+    old: &ModelTrainingStatus,
+) -> Observed {
+    let owner = Owner::training(namespace, name);
+    let (mut of_run, mut older_jobs) = (None, Vec::new());
+    for job in context.jobs.of(&owner) {
+        if job.run == run.number { of_run = Some(job) } else { older_jobs.push(job) }
+    }
+    older_jobs.sort_by_key(|job| std::cmp::Reverse(job.run));
+    let mut pods: Vec<_> = context.pods.of(&owner).into_iter().filter(|pod| pod.run == Some(run.number)).collect();
+    pods.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
+    let progress = pods.last().and_then(|pod| context.progress.latest(&pod.uid));
+    let mut observed = Observed { job: of_run, older_jobs, pods, progress, ..Observed::default() };
+    if !run.is_finished {
+        observed.obstacle = obstacle(context, namespace, &observed).await;
+        observed.log_tail = log_tail(context, namespace, &observed, old).await;
+    }
+    observed
+}
+
+async fn obstacle(context: &Context, namespace: &str, observed: &Observed) -> Option<StatusError> {
+    let since = observed.stuck_since()?;
+    if context.now().duration_since(since) < PATIENCE {
+        return None;
+    }
+    let uid = observed.newest().map_or_else(|| observed.job.as_ref().map(|job| &job.uid), |pod| Some(&pod.uid))?;
+    match events::obstacle(context, namespace, uid).await {
+        Ok(obstacle) => obstacle,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what stops the pod cannot be read");
+            None
+        }
+    }
+}
+
+/// Read once per pod: status keeps it.
+async fn log_tail(
+    context: &Context,
+    namespace: &str,
+    observed: &Observed,
+    old: &ModelTrainingStatus,
+) -> Option<LogTail> {
+    let pod = observed.newest_failed().filter(|pod| pod.problem.as_ref().is_some_and(|problem| problem.needs_log))?;
+    if old.error.as_ref().is_some_and(|error| error.pod.as_deref() == Some(&pod.name)) {
+        return None;
+    }
+    match logs::tail(context, namespace, &pod.name, false).await {
+        Ok(lines) => Some(LogTail { pod: pod.name.clone(), lines }),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the log of a failed pod cannot be read");
+            None
+        }
+    }
+}

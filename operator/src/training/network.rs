@@ -1,0 +1,107 @@
+//! Who may reach trainers: the operator alone, on the one port that tells their progress.
+//!
+//! One NetworkPolicy per namespace selects the trainer pods of all its ModelTrainings: a policy for each would cost a
+//! request for each, and say the same. It stays when the last ModelTraining goes, and then selects nothing.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use k8s_openapi::{
+    api::networking::v1::{
+        NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use stoker_crds::progress::PROGRESS_PORT;
+
+use crate::{
+    apply,
+    context::Context,
+    error::Result,
+    labels::{COMPONENT, MANAGED_BY, STOKER, TRAINER},
+};
+
+/// Name of the policy.
+const NAME: &str = "stoker-trainers";
+
+/// The namespaces that have the policy.
+#[derive(Debug, Default)]
+pub struct GuardedNamespaces(Mutex<HashSet<String>>);
+
+impl GuardedNamespaces {
+    fn contains(&self, namespace: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(namespace)
+    }
+
+    fn insert(&self, namespace: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.to_owned());
+    }
+
+    /// Takes note that a policy was deleted: the next run in its namespace makes it again.
+    pub fn deleted(&self, policy: &ObjectMeta) {
+        if let (Some(NAME), Some(namespace)) = (policy.name.as_deref(), &policy.namespace) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace);
+        }
+    }
+}
+
+/// Makes sure that a namespace has the policy; asks the API server once per namespace.
+///
+/// # Errors
+/// If the API server refuses it, or a policy of that name belongs to somebody else.
+pub async fn admit_operator_only(context: &Context, namespace: &str) -> Result<()> {
+    if context.guarded_namespaces.contains(namespace) {
+        return Ok(());
+    }
+    apply::apply(context, &policy(namespace, &context.settings.operator_namespace)).await?;
+    context.guarded_namespaces.insert(namespace);
+    Ok(())
+}
+
+fn policy(namespace: &str, operator_namespace: &str) -> NetworkPolicy {
+    let labels = |pairs: &[(&str, &str)]| {
+        Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+    };
+    let operator = NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector {
+            match_labels: labels(&[("kubernetes.io/metadata.name", operator_namespace)]),
+            ..LabelSelector::default()
+        }),
+        ..NetworkPolicyPeer::default()
+    };
+    let port = NetworkPolicyPort {
+        port: Some(IntOrString::Int(i32::from(PROGRESS_PORT))),
+        protocol: Some("TCP".into()),
+        end_port: None,
+    };
+    NetworkPolicy {
+        metadata: ObjectMeta {
+            name: Some(NAME.into()),
+            namespace: Some(namespace.into()),
+            labels: labels(&[("app.kubernetes.io/name", STOKER), (MANAGED_BY, STOKER), (COMPONENT, TRAINER)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(LabelSelector {
+                match_labels: labels(&[(MANAGED_BY, STOKER), (COMPONENT, TRAINER)]),
+                ..LabelSelector::default()
+            }),
+            policy_types: Some(vec!["Ingress".into()]),
+            ingress: Some(vec![NetworkPolicyIngressRule { from: Some(vec![operator]), ports: Some(vec![port]) }]),
+            egress: None,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn only_the_operators_namespace_reaches_the_progress_port() {
+        insta::assert_yaml_snapshot!(super::policy("team", "stoker-system"));
+    }
+}

@@ -1,0 +1,145 @@
+//! Takes what pods tell, while they run and when they end, into a status.
+
+use std::collections::BTreeMap;
+
+use stoker_crds::{
+    ModelTrainingStatus, Progress, RunReport,
+    progress::{DeviceInfo, MAX_HISTORY},
+    training::status::{TrainingProgress, UsedResources},
+};
+
+use super::{Facts, summary};
+use crate::pods::PodView;
+
+/// The most warnings that stand in status.
+const MAX_WARNINGS: usize = 10;
+
+/// Takes everything observed of a run into its status.
+pub(super) fn observations(status: &mut ModelTrainingStatus, facts: &Facts<'_>) {
+    let pods = &facts.observed.pods;
+    pods_seen(status, facts);
+    if let Some(progress) = facts.observed.progress.as_deref() {
+        progress_of(status, progress);
+    }
+    if let Some(report) = pods.last().and_then(|pod| pod.report.as_deref()) {
+        report_of(status, report);
+    }
+    let reports = pods.iter().filter_map(|pod| pod.report.as_deref());
+    let gpu_seconds: f64 = reports.map(|report| report.gpu_seconds).sum();
+    if let Some(resources) = &mut status.resources {
+        // Reports vanish with their pods; what was counted stays.
+        resources.gpu_seconds = resources.gpu_seconds.max(gpu_seconds);
+    }
+}
+
+/// Counts restarts: a pod other than the last one known took over, or several are there.
+fn pods_seen(status: &mut ModelTrainingStatus, facts: &Facts<'_>) {
+    let pods = &facts.observed.pods;
+    let Some(newest) = facts.observed.newest() else { return };
+    let took_over = status.pod.as_ref().is_some_and(|last| *last != newest.name);
+    let there = u32::try_from(pods.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    status.restarts = there.max(status.restarts.saturating_add(u32::from(took_over)));
+    status.pod = Some(newest.name.clone());
+    if status.started_at.is_none() {
+        status.started_at = pods.first().map(|first: &std::sync::Arc<PodView>| first.created_at.to_string());
+    }
+}
+
+fn progress_of(status: &mut ModelTrainingStatus, progress: &Progress) {
+    let Progress {
+        run: _,
+        stage: _,
+        data,
+        epoch,
+        total_epochs,
+        step,
+        total_steps,
+        samples_per_second,
+        eta_seconds,
+        metrics,
+        history,
+        checkpoint,
+        resumed_from,
+        warnings,
+        device,
+        peak_memory_bytes,
+    } = progress;
+    status.progress = Some(TrainingProgress {
+        percent: percent(*step, *total_steps),
+        epoch: *epoch,
+        total_epochs: *total_epochs,
+        step: *step,
+        total_steps: *total_steps,
+        samples_per_second: Some(samples_per_second.round()).filter(|rate| *rate > 0.0),
+        eta: eta_seconds.and_then(summary::duration),
+        resumed_from: *resumed_from,
+    });
+    if data.rows_read > 0 {
+        status.data = Some(data.clone());
+    }
+    if !metrics.is_empty() {
+        status.metrics.clone_from(metrics);
+    }
+    if !history.is_empty() {
+        status.history = history.iter().take(MAX_HISTORY).cloned().collect();
+    }
+    if checkpoint.is_some() {
+        status.checkpoint.clone_from(checkpoint);
+    }
+    status.warnings = warnings.iter().take(MAX_WARNINGS).map(|warning| warning.chars().take(500).collect()).collect();
+    used(status, device.as_ref(), *peak_memory_bytes);
+}
+
+/// The end of a pod is the last word on everything that its report names.
+fn report_of(status: &mut ModelTrainingStatus, report: &RunReport) {
+    let RunReport {
+        run: _,
+        data,
+        metrics,
+        epoch,
+        step,
+        total_steps,
+        model,
+        checkpoint,
+        device,
+        gpu_seconds: _,
+        peak_memory_bytes,
+        error: _,
+    } = report;
+    let is_done = model.is_some();
+    let progress = status.progress.get_or_insert_default();
+    progress.epoch = *epoch;
+    progress.total_epochs = progress.total_epochs.max(*epoch);
+    progress.step = *step;
+    progress.total_steps = *total_steps;
+    progress.percent = if is_done { 100 } else { percent(*step, *total_steps) };
+    progress.samples_per_second = None;
+    progress.eta = None;
+    if data.is_some() {
+        status.data.clone_from(data);
+    }
+    let final_metrics: BTreeMap<_, _> = metrics.clone();
+    status.metrics.extend(final_metrics);
+    if checkpoint.is_some() {
+        status.checkpoint.clone_from(checkpoint);
+    }
+    used(status, device.as_ref(), *peak_memory_bytes);
+}
+
+fn used(status: &mut ModelTrainingStatus, device: Option<&DeviceInfo>, peak_memory_bytes: u64) {
+    if device.is_none() && peak_memory_bytes == 0 {
+        return;
+    }
+    let resources = status.resources.get_or_insert_with(UsedResources::default);
+    if let Some(device) = device {
+        resources.device.clone_from(&device.name);
+    }
+    if peak_memory_bytes > 0 {
+        resources.peak_memory = Some(summary::bytes(peak_memory_bytes));
+    }
+}
+
+fn percent(step: u64, total: u64) -> u32 {
+    let percent = step.saturating_mul(100).checked_div(total).unwrap_or(0);
+    u32::try_from(percent.min(100)).unwrap_or(100)
+}

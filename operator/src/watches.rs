@@ -1,0 +1,258 @@
+//! What the operator watches, and whose reconcile each change calls for.
+
+use std::{
+    collections::{HashMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
+    future::{BoxFuture, join_all},
+};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::Job,
+    core::v1::{Pod, Service},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    core::{NamespaceResourceScope, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt,
+        reflector::{ObjectRef, store::Writer},
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use stoker_crds::{
+    ModelDeployment, ModelTraining,
+    deployment::ModelSource,
+};
+
+use crate::{
+    cache::Owned,
+    context::Context,
+    labels::{self, Owner, RESTART_ANNOTATION},
+};
+
+/// How many objects a page of an initial list holds: few, since a page is in memory as a whole.
+const PAGE: u32 = 100;
+
+/// The writing ends of the stores of both kinds.
+pub struct Writers {
+    /// Of ModelTrainings.
+    pub trainings: Writer<ModelTraining>,
+    /// Of ModelDeployments.
+    pub deployments: Writer<ModelDeployment>,
+}
+
+impl Default for Writers {
+    fn default() -> Self {
+        Self { trainings: Writer::new(()), deployments: Writer::new(()) }
+    }
+}
+
+/// The objects that are to be reconciled, in the order of what happened.
+pub struct Triggers {
+    /// ModelTrainings.
+    pub trainings: UnboundedReceiver<ObjectRef<ModelTraining>>,
+    /// ModelDeployments.
+    pub deployments: UnboundedReceiver<ObjectRef<ModelDeployment>>,
+}
+
+/// Where changes are told.
+#[derive(Clone, Debug)]
+pub struct Bell {
+    trainings: UnboundedSender<ObjectRef<ModelTraining>>,
+    deployments: UnboundedSender<ObjectRef<ModelDeployment>>,
+}
+
+impl Bell {
+    /// A bell, and what it rings.
+    pub fn new() -> (Self, Triggers) {
+        let ((trainings, training_refs), (deployments, deployment_refs)) = (unbounded(), unbounded());
+        (Self { trainings, deployments }, Triggers { trainings: training_refs, deployments: deployment_refs })
+    }
+
+    /// Calls for the reconcile of a resource.
+    pub fn ring(&self, owner: Owner) {
+        // Nobody listens any more only when the controllers have ended.
+        let _ = match owner {
+            Owner::Training { namespace, name } => {
+                self.trainings.unbounded_send(ObjectRef::new(&name).within(&namespace)).is_ok()
+            }
+            Owner::Deployment { namespace, name } => {
+                self.deployments.unbounded_send(ObjectRef::new(&name).within(&namespace)).is_ok()
+            }
+        };
+    }
+}
+
+/// Watches everything in scope, for ever.
+pub async fn run(context: Arc<Context>, writers: Writers, bell: Bell) {
+    let children = &context.children;
+    let guard = context.clone();
+    let policies = metadata::<NetworkPolicy>(&context).inspect_ok(move |event| {
+        if let Event::Delete(policy) = event {
+            guard.guarded_namespaces.deleted(&policy.metadata);
+        }
+    });
+    let watches: Vec<BoxFuture<'_, ()>> = vec![
+        Box::pin(trainings(&context, writers.trainings, &bell)),
+        Box::pin(deployments(&context, writers.deployments, &bell)),
+        Box::pin(ring(owned::<Job, _>(&context, &context.jobs), &bell)),
+        Box::pin(ring(owned::<Pod, _>(&context, &context.pods), &bell)),
+        Box::pin(ring(owned::<Deployment, _>(&context, &context.workloads), &bell)),
+        Box::pin(ring(children.services.clone().follow(metadata::<Service>(&context), of_child), &bell)),
+        Box::pin(ring(children.budgets.clone().follow(metadata::<PodDisruptionBudget>(&context), of_child), &bell)),
+        Box::pin(ring(children.policies.clone().follow(policies, of_child), &bell)),
+    ];
+    join_all(watches).await;
+}
+
+fn of_child<K: Resource>(object: K) -> crate::workloads::ChildView {
+    crate::workloads::ChildView::of(&object)
+}
+
+/// The changes of a kind.
+fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    watcher(api, config.page_size(PAGE)).default_backoff().modify(|object| object.managed_fields_mut().clear())
+}
+
+/// The changes of the metadata of a kind of which Stoker owns objects.
+fn metadata<K>(context: &Context) -> impl Stream<Item = watcher::Result<Event<PartialObjectMeta<K>>>> + Send + use<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + Send + 'static,
+{
+    events(context.watched::<PartialObjectMeta<K>>(), watcher::Config::default().labels(&labels::managed()))
+}
+
+/// Keeps a cache of owned objects up to date, and tells whose have changed.
+fn owned<K, V>(context: &Context, cache: &Arc<Owned<V>>) -> impl Stream<Item = watcher::Result<Owner>> + Send + use<K, V>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
+    V: From<K> + PartialEq + Send + Sync + 'static,
+{
+    let changes = events(context.watched::<K>(), watcher::Config::default().labels(&labels::managed()));
+    cache.clone().follow(changes, V::from)
+}
+
+async fn ring(changed: impl Stream<Item = watcher::Result<Owner>> + Send, bell: &Bell) {
+    changed.for_each(async |owner| told(owner).map_or((), |owner| bell.ring(owner))).await;
+}
+
+/// A watch that broke off begins again by itself.
+fn told<T>(item: watcher::Result<T>) -> Option<T> {
+    item.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "a watch broke off; it begins again"))
+        .ok()
+}
+
+async fn trainings(context: &Context, writer: Writer<ModelTraining>, bell: &Bell) {
+    let (mut specs, mut models) = (Changes::default(), Changes::default());
+    let config = watcher::Config::default();
+    let watch = events(context.watched::<ModelTraining>(), config).reflect(writer);
+    let mut watch = std::pin::pin!(watch);
+    while let Some(event) = watch.next().await {
+        let (training, is_gone) = match told(event) {
+            Some(Event::Apply(training) | Event::InitApply(training)) => (training, false),
+            Some(Event::Delete(training)) => (training, true),
+            _ => continue,
+        };
+        let uid = training.uid().unwrap_or_default();
+        context.written_trainings.seen(&training);
+        if is_gone {
+            context.written_trainings.forget(&uid);
+            context.backoff.reset(&uid);
+        }
+        let versions = training.status.as_ref().map(|status| status.versions.iter().map(|v| &v.digest).collect::<Vec<_>>());
+        if models.differs(&uid, is_gone, &versions) {
+            deployments_of(context, &training).for_each(|deployment| bell.ring(deployment));
+        }
+        if specs.differs(&uid, is_gone, &wish(&training)) && !is_gone {
+            bell.ring(Owner::training(training.namespace().unwrap_or_default(), training.name_any()));
+        }
+    }
+}
+
+/// What a user may want of a ModelTraining: status is not of it.
+fn wish(training: &ModelTraining) -> impl Hash + use<> {
+    let meta = &training.metadata;
+    (meta.generation, meta.annotations.as_ref().and_then(|all| all.get(RESTART_ANNOTATION).cloned()))
+}
+
+/// The ModelDeployments that name a ModelTraining.
+fn deployments_of(context: &Context, training: &ModelTraining) -> impl Iterator<Item = Owner> + use<> {
+    let (namespace, name) = (training.namespace().unwrap_or_default(), training.name_any());
+    context.deployments.state().into_iter().filter_map(move |deployment| {
+        let ModelSource::Training(source) = &deployment.spec.model else { return None };
+        let names_it = source.name == name && deployment.metadata.namespace.as_ref() == Some(&namespace);
+        names_it.then(|| Owner::deployment(namespace.clone(), deployment.name_any()))
+    })
+}
+
+async fn deployments(context: &Context, writer: Writer<ModelDeployment>, bell: &Bell) {
+    let mut specs = Changes::default();
+    let config = watcher::Config::default();
+    let watch = events(context.watched::<ModelDeployment>(), config).reflect(writer);
+    let mut watch = std::pin::pin!(watch);
+    while let Some(event) = watch.next().await {
+        let (deployment, is_gone) = match told(event) {
+            Some(Event::Apply(deployment) | Event::InitApply(deployment)) => (deployment, false),
+            Some(Event::Delete(deployment)) => (deployment, true),
+            _ => continue,
+        };
+        let uid = deployment.uid().unwrap_or_default();
+        context.written_deployments.seen(&deployment);
+        if is_gone {
+            context.written_deployments.forget(&uid);
+            context.backoff.reset(&uid);
+            context.memories.forget(&uid);
+        }
+        if specs.differs(&uid, is_gone, &deployment.metadata.generation) && !is_gone {
+            bell.ring(Owner::deployment(deployment.namespace().unwrap_or_default(), deployment.name_any()));
+        }
+    }
+}
+
+/// Tells changes of one aspect of objects from all others.
+#[derive(Debug, Default)]
+struct Changes(HashMap<String, u64>);
+
+impl Changes {
+    /// Whether the aspect differs from what it was last; an object that is gone differs.
+    fn differs(&mut self, uid: &str, is_gone: bool, aspect: &impl Hash) -> bool {
+        if is_gone {
+            self.0.remove(uid);
+            return true;
+        }
+        let mut hasher = DefaultHasher::new();
+        aspect.hash(&mut hasher);
+        let hash = hasher.finish();
+        self.0.insert(uid.to_owned(), hash) != Some(hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_of_the_aspect_counts() {
+        let mut changes = Changes::default();
+        let steps = [(1, true), (1, false), (2, true), (2, false)];
+        assert!(steps.iter().all(|(generation, differs)| changes.differs("a", false, generation) == *differs));
+        assert!(changes.differs("a", true, &2) && changes.differs("a", false, &2));
+    }
+}
