@@ -131,7 +131,7 @@ pub struct ModelTrainingSpec {
     #[serde(default = "default_retries")]
     #[schemars(range(min = 0, max = 100))]
     pub retries: u32,
-    /// How long a run may take, all tries together, not counting the time that it is suspended.
+    /// How long a run may take, all tries together. It counts from the start again after `suspend`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "must be longer than 0s"}]))]
     pub deadline: Option<Duration>,

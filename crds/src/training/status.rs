@@ -55,7 +55,10 @@ pub struct ModelTrainingStatus {
     /// What the run used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<UsedResources>,
-    /// How many pods of the run ended before it was done.
+    /// The pod that works on the run, or worked on it last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// How many times another pod had to take the run over.
     pub restarts: u32,
     /// When the run's first pod was created, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
