@@ -140,7 +140,7 @@ pub enum Duplicates {
 pub struct Missing {
     /// What is done in every column that `columns` does not name.
     pub strategy: MissingStrategy,
-    /// The value of the strategy `Constant`.
+    /// The value of the strategy `Constant`: a whole number, or text such as `"0.5"` or `"unknown"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<Scalar>,
     /// What is done in single columns.
@@ -159,7 +159,7 @@ pub struct Missing {
 pub struct MissingColumn {
     /// What is done.
     pub strategy: MissingStrategy,
-    /// The value of the strategy `Constant`.
+    /// The value of the strategy `Constant`: a whole number, or text such as `"0.5"` or `"unknown"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Scalar>,
 }
@@ -180,10 +180,10 @@ pub enum MissingStrategy {
     Constant,
 }
 
-/// A number, a string or a boolean.
+/// A value of a column: a whole number, or text. Fractions and booleans are written as text: `"0.5"`, `"true"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-#[schemars(transform = crate::schema::any_scalar)]
+#[schemars(transform = crate::schema::int_or_string)]
 pub enum Scalar {
     /// A boolean.
     Boolean(bool),
