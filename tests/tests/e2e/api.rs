@@ -1,0 +1,173 @@
+//! What the API server makes of the two kinds.
+
+use std::path::{Path, PathBuf};
+
+use kube::api::DynamicObject;
+use serde_json::json;
+use stoker_e2e::{Namespace, command, manifest};
+
+use crate::{
+    lines,
+    setup::test,
+    steps::{deploy, succeeded, train},
+};
+
+const REFUSED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/tests/refused");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_manifest_is_refused_with_the_field_and_what_it_should_be() {
+    test("refused", async |namespace: Namespace| {
+        let files = files_of(Path::new(REFUSED));
+        assert!(files.len() > 50, "only {} files in {REFUSED}", files.len());
+        let mut wrong = Vec::new();
+        for file in files {
+            let yaml = std::fs::read_to_string(&file).unwrap();
+            let expected = ["field", "message"].map(|key| header(&yaml, key));
+            let object = manifest::parse(&file.display().to_string(), &yaml).unwrap().remove(0);
+            let answer = match manifest::dry_run(&namespace.client, &namespace.name, &object).await {
+                Ok(_) => "taken".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if !expected.iter().all(|part| answer.contains(part)) {
+                wrong.push(format!("{}: expected {expected:?}, got: {answer}", file.display()));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    })
+    .await;
+}
+
+fn files_of(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn header<'a>(yaml: &'a str, key: &str) -> &'a str {
+    let prefix = format!("# {key}: ");
+    yaml.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_with_every_field_is_taken() {
+    test("complete", async |namespace: Namespace| {
+        for object in complete() {
+            manifest::dry_run(&namespace.client, &namespace.name, &object).await.unwrap();
+        }
+    })
+    .await;
+}
+
+fn complete() -> Vec<DynamicObject> {
+    let training = lines::training(
+        "complete",
+        &json!({
+            "data": {
+                "source": {"secretName": "s3"},
+                "format": "csv",
+                "csv": {"delimiter": ";", "header": true},
+                "features": ["a", "c_*"],
+                "cast": {"color": "Text"},
+                "clean": {
+                    "duplicates": "Drop",
+                    "missing": {
+                        "strategy": "Constant", "value": 0,
+                        "columns": {"a": {"strategy": "Constant", "value": 1.5}, "color": {"strategy": "MostFrequent"}},
+                    },
+                    "require": ["a BETWEEN -2 AND 2"],
+                    "outliers": {"zScore": 6},
+                },
+                "transform": {
+                    "numeric": "MinMax", "categorical": "Ordinal", "columns": {"color": "OneHot"}, "target": "Standardize",
+                },
+                "split": {"train": 0.7, "validation": 0.2, "test": 0.1, "seed": 1, "time": "day"},
+            },
+            "model": {"mlp": {"hidden": [64, 32], "activation": "LeakyReLU", "dropout": 0.1}},
+            "train": {
+                "loss": "Huber",
+                "optimizer": {"adam": null, "sgd": {"learningRate": 0.1, "momentum": 0.9, "nesterov": true, "weightDecay": 0}},
+                "schedule": {"step": {"every": 100, "factor": 0.5}},
+                "batchSize": 64,
+                "precision": "F32",
+                "gradientClip": {"norm": 1},
+                "earlyStopping": {"metric": "validation/r2", "patience": 3, "minDelta": 0.001, "restoreBest": false},
+                "seed": 7,
+            },
+            "checkpoint": {"every": "1m30s", "keepLast": 5},
+            "resources": {"gpus": 1, "cpu": "1500m", "memory": "1.5Gi", "scratch": "10Gi"},
+            "scheduling": {
+                "nodeSelector": {"pool": "gpu"},
+                "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+                "priorityClassName": "batch",
+            },
+            "suspend": true,
+            "retries": 5,
+            "deadline": "2h",
+            "ttlAfterFinished": "24h",
+        }),
+    );
+    let deployment = lines::deployment(
+        "complete",
+        "complete",
+        &json!({
+            "model": {"training": {"version": 3}},
+            "replicas": 2,
+            "server": {
+                "batching": {"maxSize": 16, "maxDelay": "0s"},
+                "limits": {"maxBodyBytes": 1_048_576, "timeout": "5s", "maxQueue": 100},
+                "resources": {"gpus": 1},
+            },
+            "rollout": {"strategy": "Rolling"},
+            "auth": {"apiKeys": {"secretName": "keys"}},
+            "scheduling": {"nodeSelector": {"pool": "serving"}},
+        }),
+    );
+    vec![training, deployment]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_explain_describes_every_field() {
+    test("explain", async |_: Namespace| {
+        let clean = command::run("kubectl", &["explain", "modeltraining.spec.data.clean"]).await.unwrap();
+        for text in ["duplicates", "missing", "require", "outliers", "Which rows are dropped", "age BETWEEN 0 AND 120"]
+        {
+            assert!(clean.contains(text), "'{text}' is not in:\n{clean}");
+        }
+        for kind in ["modeltraining", "modeldeployment"] {
+            let all = command::run("kubectl", &["explain", "--recursive", &format!("{kind}.spec")]).await.unwrap();
+            assert!(!all.contains("<no description>"), "{all}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_get_shows_how_a_training_and_a_deployment_are() {
+    test("columns", async |namespace: Namespace| {
+        train(&namespace, "lines", &json!({"train": {"epochs": 20}})).await;
+        succeeded(&namespace, "lines").await;
+        deploy(&namespace, "lines", &json!({})).await;
+        let in_namespace = ["--namespace", namespace.name.as_str()];
+
+        let trainings = command::run("kubectl", &[&["get", "mt"], &in_namespace[..]].concat()).await.unwrap();
+        let [header, row] = two_lines(&trainings);
+        let names = ["NAME", "PHASE", "PROGRESS", "EPOCH", "LOSS", "METRIC", "ETA", "MODEL", "AGE"];
+        assert_eq!(header.split_whitespace().collect::<Vec<_>>(), names);
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(cells[..4], ["lines", "Succeeded", "100%", "20/20"], "{row}");
+
+        let deployments = command::run("kubectl", &[&["get", "md"], &in_namespace[..]].concat()).await.unwrap();
+        let [header, row] = two_lines(&deployments);
+        let names = ["NAME", "READY", "MODEL", "VERSION", "REPLICAS", "RPS", "P95", "URL", "AGE"];
+        assert_eq!(header.split_whitespace().collect::<Vec<_>>(), names);
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(cells[..5], ["lines", "True", "lines", "1", "1/1"], "{row}");
+        assert!(row.contains(&format!("http://lines.{}.svc:8080", namespace.name)), "{row}");
+
+        let all = command::run("kubectl", &[&["get", "stoker", "--output", "name"], &in_namespace[..]].concat()).await;
+        assert_eq!(all.unwrap(), "modeldeployment.stoker.dev/lines\nmodeltraining.stoker.dev/lines\n");
+    })
+    .await;
+}
+
+fn two_lines(table: &str) -> [&str; 2] {
+    table.lines().collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("not a header and one row:\n{table}"))
+}

@@ -1,0 +1,83 @@
+//! The demo's path: every manifest under `examples/`, applied as it stands, is trained and served.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{ResourceExt as _, api::ListParams};
+use stoker_crds::{ModelTraining, metric::Split};
+use stoker_e2e::{Namespace, evaluate::evaluate, manifest};
+
+use crate::{
+    setup::test,
+    steps::{available, serve, succeeded},
+};
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+
+fn manifests() -> Vec<PathBuf> {
+    let files = std::fs::read_dir(EXAMPLES).unwrap().map(|entry| entry.unwrap().path());
+    let mut manifests: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect();
+    manifests.sort();
+    manifests
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_trains_and_is_served_as_well_as_its_status_says() {
+    test("examples", async |namespace: Namespace| {
+        let manifests = manifests();
+        assert!(manifests.len() >= 3, "{manifests:?}");
+        for path in &manifests {
+            for object in manifest::read(path).unwrap() {
+                namespace.apply(&object).await.unwrap();
+            }
+        }
+        for path in &manifests {
+            trained_and_served(&namespace, path).await;
+        }
+        pods_hold_no_token(&namespace).await;
+    })
+    .await;
+}
+
+async fn trained_and_served(namespace: &Namespace, path: &Path) {
+    for object in manifest::read(path).unwrap() {
+        let name = object.name_any();
+        match object.types.as_ref().unwrap().kind.as_str() {
+            "ModelTraining" => {
+                let status = succeeded(namespace, &name).await;
+                assert_eq!((status.run, status.restarts, &status.error), (1, 0, &None));
+            }
+            "ModelDeployment" => {
+                available(namespace, &name, 1).await;
+                served_as_status_says(namespace, path, &name).await;
+            }
+            other => panic!("{}: {other} is no kind of Stoker's", path.display()),
+        }
+    }
+}
+
+/// Asks the server about the rows that the training held out, and compares the metrics with those in status.
+async fn served_as_status_says(namespace: &Namespace, path: &Path, name: &str) {
+    let served = serve(namespace, name).await;
+    let over_http = evaluate(path, &served.endpoint.url()).await.unwrap();
+    let training = namespace.api::<ModelTraining>().get(name).await.unwrap();
+    let in_status = training.status.unwrap().metrics[&Split::Test].clone();
+    assert!(over_http.rows > 10 && !over_http.metrics.is_empty(), "{over_http:?}");
+    for (metric, value) in &over_http.metrics {
+        let expected = in_status.get(metric).unwrap_or_else(|| panic!("no {metric} in {in_status:?}"));
+        // Values pass through 32-bit numbers in JSON; what is counted, like accuracy, comes out exactly.
+        assert!(
+            (value - expected).abs() <= 1e-4 * expected.abs().max(1.0),
+            "{metric}: {value} over HTTP, {expected} in status"
+        );
+    }
+}
+
+async fn pods_hold_no_token(namespace: &Namespace) {
+    let pods = namespace.api::<Pod>().list(&ListParams::default()).await.unwrap();
+    for pod in pods {
+        let token = pod.spec.as_ref().and_then(|spec| spec.automount_service_account_token);
+        assert_eq!(token, Some(false), "pod {}", pod.name_any());
+    }
+}
