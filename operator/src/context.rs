@@ -7,15 +7,26 @@ use kube::{
     Api, Client, Resource,
     core::NamespaceResourceScope,
     runtime::{
-        events::{Event, EventType, Recorder},
+        events::{Event, EventType, Recorder, Reporter},
         reflector::{ObjectRef, Store},
     },
 };
 use stoker_crds::{ModelDeployment, ModelTraining, Progress, serving::ServerStats};
 
 use crate::{
-    cache::Owned, controller::Backoff, deployment::Memories, leader::Fence, metrics::Metrics, pods::PodView, poll::Polled,
-    settings::Settings, status::Written, training::{job::JobView, network::GuardedNamespaces}, workloads::{Children, WorkloadView},
+    apply::FIELD_MANAGER,
+    cache::Owned,
+    controller::Backoff,
+    deployment::Memories,
+    leader::Fence,
+    metrics::Metrics,
+    pods::PodView,
+    poll::Polled,
+    settings::Settings,
+    status::Written,
+    training::{job::JobView, network::GuardedNamespaces},
+    watches::Writers,
+    workloads::{Children, WorkloadView},
 };
 
 /// What every reconcile works with: one per namespace that is watched, or one for the whole cluster.
@@ -62,7 +73,48 @@ pub struct Context {
     pub backoff: Backoff,
 }
 
+/// What the contexts of all scopes share.
+#[derive(Clone)]
+pub struct Shared {
+    /// What the operator was started with.
+    pub settings: Arc<Settings>,
+    /// The Kubernetes API.
+    pub client: Client,
+    /// Says whether this replica still leads.
+    pub fence: Fence,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+}
+
 impl Context {
+    /// A context for one namespace, or for the whole cluster, that has seen nothing yet.
+    pub fn new(scope: Option<String>, shared: Shared, writers: &Writers) -> Self {
+        let Shared { settings, client, fence, metrics } = shared;
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(settings.identity.clone()) };
+        Self {
+            scope,
+            settings,
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            fence,
+            metrics,
+            clock: Timestamp::now,
+            trainings: writers.trainings.as_reader(),
+            deployments: writers.deployments.as_reader(),
+            jobs: Arc::default(),
+            pods: Arc::default(),
+            workloads: Arc::default(),
+            children: Children::default(),
+            memories: Memories::default(),
+            guarded_namespaces: GuardedNamespaces::default(),
+            progress: Arc::default(),
+            stats: Arc::default(),
+            written_trainings: Written::default(),
+            written_deployments: Written::default(),
+            backoff: Backoff::default(),
+        }
+    }
+
     /// The API of a kind in a namespace.
     pub fn api<K>(&self, namespace: &str) -> Api<K>
     where

@@ -223,7 +223,10 @@ fn released(lease: Lease, now: Timestamp) -> Lease {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::testing::{ApiServer, Step};
 
     fn held_by(identity: &str) -> Lease {
         taken(Lease::default(), identity, Timestamp::UNIX_EPOCH)
@@ -238,6 +241,26 @@ mod tests {
         assert_eq!(claim(Some(&mine), "b", second), Claim::Wait(DURATION - second));
         assert_eq!(claim(Some(&mine), "b", DURATION), Claim::Take);
         assert_eq!(claim(Some(&released(mine, Timestamp::UNIX_EPOCH)), "b", Duration::ZERO), Claim::Take);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_waits_takes_a_released_lease_at_once() {
+        let mut lease = released(held_by("a"), Timestamp::UNIX_EPOCH);
+        lease.metadata.resource_version = Some("7".into());
+        let server = ApiServer::expecting([
+            Step::get("/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases", json!({
+                "metadata": {"resourceVersion": "7"}, "items": [lease],
+            })),
+            Step::echo("PUT", "/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases/stoker-operator"),
+        ]);
+        let fence = Fence::default();
+        let election = Election::new(Api::namespaced(server.client(), "stoker-system"), "b".into(), fence.clone());
+        let lease = election.win().await;
+        drop(election);
+        assert!(fence.check().is_ok());
+        assert_eq!((holder(&lease).map(String::as_str), lease.metadata.resource_version.as_deref()), (Some("b"), Some("7")));
+        let [_, put] = server.requests().await.try_into().unwrap();
+        assert_eq!(put.body["spec"]["holderIdentity"], "b");
     }
 
     #[test]

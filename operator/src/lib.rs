@@ -28,6 +28,8 @@ pub mod rbac;
 pub mod settings;
 pub mod status;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod training;
 pub mod watches;
 pub mod workloads;

@@ -3,18 +3,13 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use jiff::Timestamp;
-use kube::{
-    Api, Client,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use stoker_crds::{Progress, progress, serving, serving::ServerStats};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    apply::FIELD_MANAGER,
-    context::Context,
+    context::{Context, Shared},
     controller, deployment,
     figures::Figures,
     labels::Owner,
@@ -62,7 +57,8 @@ pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let fence = Fence::default();
     let mut registry = Registry::with_prefix("stoker");
     let metrics = Arc::new(Metrics::new(&mut registry));
-    let scopes = scopes(&settings, &client, &fence, &metrics);
+    let shared = Shared { settings: settings.clone(), client: client.clone(), fence: fence.clone(), metrics };
+    let scopes = scopes(&shared);
     let contexts = scopes.iter().map(|(context, _)| context.clone()).collect();
     registry.register_collector(Box::new(Figures::new(contexts, fence.clone())));
 
@@ -109,43 +105,14 @@ fn told_to_end() -> Result<impl Future<Output = ()>, std::io::Error> {
 }
 
 /// What every reconcile works with, for the whole cluster or for each namespace.
-fn scopes(
-    settings: &Arc<Settings>,
-    client: &Client,
-    fence: &Fence,
-    metrics: &Arc<Metrics>,
-) -> Vec<(Arc<Context>, Writers)> {
-    let namespaces: Vec<Option<String>> = match settings.namespaces.as_slice() {
+fn scopes(shared: &Shared) -> Vec<(Arc<Context>, Writers)> {
+    let namespaces: Vec<Option<String>> = match shared.settings.namespaces.as_slice() {
         [] => vec![None],
         namespaces => namespaces.iter().cloned().map(Some).collect(),
     };
-    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(settings.identity.clone()) };
-    let recorder = Recorder::new(client.clone(), reporter);
     let context = |scope| {
         let writers = Writers::default();
-        let context = Context {
-            scope,
-            settings: settings.clone(),
-            client: client.clone(),
-            fence: fence.clone(),
-            metrics: metrics.clone(),
-            recorder: recorder.clone(),
-            clock: Timestamp::now,
-            trainings: writers.trainings.as_reader(),
-            deployments: writers.deployments.as_reader(),
-            jobs: Arc::default(),
-            pods: Arc::default(),
-            workloads: Arc::default(),
-            children: Default::default(),
-            memories: Default::default(),
-            guarded_namespaces: Default::default(),
-            progress: Arc::default(),
-            stats: Arc::default(),
-            written_trainings: Default::default(),
-            written_deployments: Default::default(),
-            backoff: Default::default(),
-        };
-        (Arc::new(context), writers)
+        (Arc::new(Context::new(scope, shared.clone(), &writers)), writers)
     };
     namespaces.into_iter().map(context).collect()
 }

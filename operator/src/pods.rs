@@ -12,7 +12,7 @@ use stoker_crds::{
 use crate::labels;
 
 /// The little that a reconcile needs of a Pod.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodView {
     /// Its name.
     pub name: String,
@@ -47,9 +47,10 @@ pub struct PodView {
 }
 
 /// How far a pod's life is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Its container does not run yet, or not at the moment.
+    #[default]
     Waiting,
     /// Its container runs.
     Running,
@@ -252,3 +253,6 @@ fn said_by_container(end: &ContainerStateTerminated) -> Option<RunError> {
         Err(_) => serde_json::from_str(message).ok(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,22 @@
 //! What the tests start from.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use stoker_crds::{ModelTraining, ModelTrainingSpec};
+use serde_json::json;
+use stoker_crds::{ModelTraining, ModelTrainingSpec, Progress, Reason, RunReport};
 
-use crate::settings::Settings;
+use super::{
+    job::{End, JobView},
+    run::Run,
+};
+use crate::{
+    pods::{PodView, Problem, State},
+    settings::Settings,
+};
 
 /// A ModelTraining as the API server holds it, not reconciled yet.
 pub(crate) fn training() -> ModelTraining {
-    let spec: ModelTrainingSpec = serde_json::from_value(serde_json::json!({
+    let spec: ModelTrainingSpec = serde_json::from_value(json!({
         "task": "Classification",
         "data": {"source": {"uri": "s3://datasets/digits/*.csv"}, "format": null, "target": ["digit"]},
         "model": {"mlp": {"hidden": [64, 32]}},
@@ -35,4 +44,80 @@ pub(crate) fn settings() -> Settings {
         settings: Settings,
     }
     Arguments::parse_from(["stoker-operator", "--trainer-image=stoker-trainer:test", "--identity=operator-0"]).settings
+}
+
+/// The time in tests.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+/// A pod of run 1, created so many seconds ago.
+pub(crate) fn pod(name: &str, state: State, age: i64) -> PodView {
+    let created_at = now() - SignedDuration::from_secs(age);
+    PodView {
+        name: name.into(),
+        uid: format!("uid-of-{name}"),
+        run: Some(1),
+        created_at,
+        running_since: Some(created_at),
+        state,
+        ..PodView::default()
+    }
+}
+
+/// A pod of run 1 that has failed like this.
+pub(crate) fn failed_pod(name: &str, reason: Reason, exit_code: i32, age: i64) -> PodView {
+    let message = format!("{reason} happened");
+    let problem = Problem { reason, message, exit_code: Some(exit_code), since: None, needs_log: false };
+    PodView { problem: Some(problem), ..pod(name, State::Failed, age) }
+}
+
+/// A pod of run 1 that has published a model.
+pub(crate) fn succeeded_pod() -> PodView {
+    PodView { report: Some(Box::new(report())), ..pod("digits-1-aaaaa", State::Succeeded, 60) }
+}
+
+/// The report of a run that has published a model.
+pub(crate) fn report() -> RunReport {
+    serde_json::from_value(json!({
+        "run": "1-0a1b2c3d",
+        "data": {"rowsRead": 1797, "rowsDropped": {"require": 3}, "train": 1435, "validation": 179, "test": 180, "fingerprint": "sha256:00"},
+        "metrics": {"validation": {"loss": 0.1134, "accuracy": 0.966}, "test": {"loss": 0.121, "accuracy": 0.9722}},
+        "epoch": 50, "step": 1150, "totalSteps": 1150,
+        "model": {"uri": "s3://models/team/digits/models/sha256-11", "digest": "sha256:11", "publishedAt": "2027-01-15T08:00:00Z"},
+        "checkpoint": {"step": 1100, "time": "2027-01-15T07:59:50Z", "uri": "s3://models/team/digits/runs/1/checkpoints/1100", "digest": "sha256:22"},
+        "device": {"name": "CPU"}, "gpuSeconds": 0.0, "peakMemoryBytes": 314_572_800,
+    }))
+    .unwrap()
+}
+
+/// What a trainer in the middle of its run answers.
+pub(crate) fn progress() -> Progress {
+    serde_json::from_value(json!({
+        "run": "1-0a1b2c3d", "stage": "Training",
+        "data": {"rowsRead": 1797, "rowsDropped": {}, "train": 1437, "validation": 180, "test": 180},
+        "epoch": 21, "totalEpochs": 50, "step": 483, "totalSteps": 1150,
+        "samplesPerSecond": 90_123.4, "etaSeconds": 12.3,
+        "metrics": {"train": {"loss": 0.0813}, "validation": {"loss": 0.1134, "accuracy": 0.966}},
+        "history": [{"epoch": 20, "step": 460, "metrics": {"train": {"loss": 0.09}}}],
+        "checkpoint": {"step": 460, "time": "2027-01-15T07:59:50Z", "uri": "s3://models/team/digits/runs/1/checkpoints/460", "digest": "sha256:22"},
+        "resumedFrom": null, "warnings": [], "device": {"name": "CPU"}, "peakMemoryBytes": 314_572_800,
+    }))
+    .unwrap()
+}
+
+/// The Job of run 1, created so many seconds ago.
+pub(crate) fn job(end: Option<End>, age: i64) -> JobView {
+    JobView {
+        name: "digits-1".into(),
+        uid: "uid-of-job".into(),
+        run: 1,
+        digest: Run::of(&training()).unwrap().digest.to_string(),
+        created_at: now() - SignedDuration::from_secs(age),
+        is_suspended: false,
+        is_deleting: false,
+        retries: Some(3),
+        deadline_seconds: None,
+        end,
+    }
 }

@@ -1,1 +1,165 @@
+//! Whole reconciles against a mocked API server, where any request that is not expected fails the test.
 
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, training::status::Phase};
+
+use super::{dereference::Observed, fixtures, reconcile, run::Run, status};
+use crate::{
+    error::Error,
+    testing::{ApiServer, Seen, Step},
+};
+
+const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/team/networkpolicies/stoker-trainers";
+const CONFIG_MAPS: &str = "/api/v1/namespaces/team/configmaps";
+const JOBS: &str = "/apis/batch/v1/namespaces/team/jobs";
+const STATUS: &str = "/apis/stoker.dev/v1alpha1/namespaces/team/modeltrainings/digits/status";
+
+/// The status that was written last.
+fn written(requests: &[Seen]) -> ModelTrainingStatus {
+    let last = requests.last().unwrap();
+    assert_eq!(last.path, STATUS);
+    serde_json::from_value(last.body["status"].clone()).unwrap()
+}
+
+/// The API server's answer to the write of a status.
+fn status_written() -> Step {
+    Step::written("PATCH", STATUS, serde_json::to_value(fixtures::training()).unwrap())
+}
+
+#[tokio::test]
+async fn the_first_reconcile_makes_the_run_and_says_so() {
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        Step::echo("POST", CONFIG_MAPS),
+        Step::echo("POST", JOBS),
+        status_written(),
+    ]);
+    let (context, _writers) = server.context();
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
+    let requests = server.requests().await;
+    let config: Value = serde_json::from_str(requests[1].body["data"]["config.json"].as_str().unwrap()).unwrap();
+    assert_eq!(config["run"]["number"], 1);
+    assert_eq!(requests[2].body["metadata"]["name"], "digits-1");
+    insta::assert_yaml_snapshot!("first_status", written(&requests));
+}
+
+#[tokio::test]
+async fn the_second_training_of_a_namespace_costs_three_requests() {
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        Step::echo("POST", CONFIG_MAPS),
+        Step::echo("POST", JOBS),
+        status_written(),
+        Step::echo("POST", CONFIG_MAPS),
+        Step::echo("POST", JOBS),
+        Step::written("PATCH", STATUS.replace("digits", "wine"), serde_json::to_value(fixtures::training()).unwrap()),
+    ]);
+    let (context, _writers) = server.context();
+    let context = Arc::new(context);
+    reconcile(Arc::new(fixtures::training()), context.clone()).await.unwrap();
+    let mut other = fixtures::training();
+    other.metadata.name = Some("wine".into());
+    other.metadata.uid = Some("22222222-0000-4000-8000-000000000000".into());
+    reconcile(Arc::new(other), context).await.unwrap();
+    assert_eq!(server.requests().await.len(), 7);
+}
+
+#[tokio::test]
+async fn a_finished_run_is_never_run_again_though_its_job_is_gone() {
+    let mut training = fixtures::training();
+    training.status = Some(finished(&training));
+    let server = ApiServer::expecting([]);
+    let (context, _writers) = server.context();
+    reconcile(Arc::new(training), Arc::new(context)).await.unwrap();
+    assert!(server.requests().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_changed_spec_of_a_finished_training_starts_the_next_run() {
+    let mut training = fixtures::training();
+    training.status = Some(finished(&training));
+    training.spec.train.batch_size = 128;
+    training.metadata.generation = Some(2);
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        Step::echo("POST", CONFIG_MAPS),
+        Step::echo("POST", JOBS),
+        status_written(),
+    ]);
+    let (context, _writers) = server.context();
+    reconcile(Arc::new(training), Arc::new(context)).await.unwrap();
+    let requests = server.requests().await;
+    assert_eq!(requests[2].body["metadata"]["name"], "digits-2");
+    let status = written(&requests);
+    assert_eq!((status.run, status.phase, status.observed_generation), (2, Some(Phase::Pending), Some(2)));
+    assert_eq!(status.finished_at, None);
+}
+
+#[tokio::test]
+async fn a_spec_that_cannot_be_run_is_said_in_status() {
+    let mut training = fixtures::training();
+    training.spec.storage = None;
+    let server = ApiServer::expecting([status_written()]);
+    let (context, _writers) = server.context();
+    let error = reconcile(Arc::new(training), Arc::new(context)).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { reason: Reason::InvalidConfig, .. }), "{error:?}");
+    insta::assert_yaml_snapshot!("invalid_status", written(&server.requests().await));
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_api_server_is_said_in_status() {
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        Step::echo("POST", CONFIG_MAPS),
+        Step::refuse("POST", JOBS, 403, "Forbidden", "jobs \"digits-1\" is forbidden: exceeded quota: jobs"),
+        status_written(),
+    ]);
+    let (context, _writers) = server.context();
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap_err();
+    let error = written(&server.requests().await).error.unwrap();
+    assert_eq!(error.reason, Reason::PodRefused);
+    assert!(error.message.contains("exceeded quota"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_left_alone() {
+    let foreign = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "digits-1", "namespace": "team"}});
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        Step::refuse("POST", CONFIG_MAPS, 409, "AlreadyExists", "configmaps \"digits-1\" already exists"),
+        Step::get(format!("{CONFIG_MAPS}/digits-1"), foreign),
+        status_written(),
+    ]);
+    let (context, _writers) = server.context();
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap_err();
+    assert_eq!(written(&server.requests().await).error.unwrap().reason, Reason::NameConflict);
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_lead_writes_nothing() {
+    let server = ApiServer::expecting([]);
+    let (context, _writers) = server.context();
+    context.fence.close();
+    let error = reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap_err();
+    assert!(matches!(error, Error::NotLeader), "{error:?}");
+    server.requests().await;
+}
+
+/// The status of a training that has succeeded.
+fn finished(training: &ModelTraining) -> ModelTrainingStatus {
+    let run = Run { is_finished: false, ..Run::of(training).unwrap() };
+    let observed = Observed { pods: vec![Arc::new(fixtures::succeeded_pod())], ..Observed::default() };
+    let facts = status::Facts {
+        generation: training.metadata.generation,
+        suspend: false,
+        run: &run,
+        observed: &observed,
+        applied: None,
+        now: fixtures::now(),
+    };
+    let status = status::next(&ModelTrainingStatus::default(), &facts);
+    assert_eq!(status.phase, Some(Phase::Succeeded));
+    status
+}

@@ -1,1 +1,220 @@
+use std::sync::Arc;
 
+use jiff::SignedDuration;
+use stoker_crds::{ModelTraining, Reason, training::status::StatusError};
+
+use super::*;
+use crate::{
+    pods::{PodView, Problem, State as PodState},
+    training::{
+        dereference::LogTail,
+        fixtures::{self, failed_pod, job, now, pod, progress, succeeded_pod},
+        job::{End, JobView},
+    },
+};
+
+fn observed(job: JobView, pods: Vec<PodView>) -> Observed {
+    Observed { job: Some(Arc::new(job)), pods: pods.into_iter().map(Arc::new).collect(), ..Observed::default() }
+}
+
+fn after(seconds: i64, old: &ModelTrainingStatus, observed: &Observed) -> ModelTrainingStatus {
+    let training = ModelTraining { status: Some(old.clone()), ..fixtures::training() };
+    let run = Run::of(&training).unwrap();
+    let facts = Facts {
+        generation: Some(1),
+        suspend: observed.job.as_ref().is_some_and(|job| job.is_suspended),
+        run: &run,
+        observed,
+        applied: Some(Ok(&Applied::Running)),
+        now: now() + SignedDuration::from_secs(seconds),
+    };
+    next(old, &facts)
+}
+
+/// The status after one look at a new training.
+fn first(observed: &Observed) -> ModelTrainingStatus {
+    after(0, &ModelTrainingStatus::default(), observed)
+}
+
+fn training_pod() -> Observed {
+    let mut observed = observed(job(None, 60), vec![pod("digits-1-aaaaa", PodState::Running, 50)]);
+    observed.progress = Some(Arc::new(progress()));
+    observed
+}
+
+fn waiting(reason: Reason, since: Option<i64>) -> Observed {
+    let problem = Problem {
+        reason,
+        message: format!("{reason} happened"),
+        exit_code: None,
+        since: since.map(|age| now() - SignedDuration::from_secs(age)),
+        needs_log: false,
+    };
+    let pod = PodView { problem: Some(problem), running_since: None, ..pod("digits-1-aaaaa", PodState::Waiting, 60) };
+    observed(job(None, 61), vec![pod])
+}
+
+fn reason(status: &ModelTrainingStatus) -> Option<Reason> {
+    status.error.as_ref().map(|error| error.reason)
+}
+
+fn holds(status: &ModelTrainingStatus) -> Vec<&str> {
+    let holding = status.conditions.iter().filter(|condition| condition.status == "True");
+    holding.map(|condition| condition.type_.as_str()).collect()
+}
+
+#[test]
+fn a_run_in_progress() {
+    insta::assert_yaml_snapshot!(first(&training_pod()));
+}
+
+#[test]
+fn a_run_that_has_succeeded() {
+    let status = after(60, &first(&training_pod()), &observed(job(None, 120), vec![succeeded_pod()]));
+    insta::assert_yaml_snapshot!(status);
+}
+
+#[test]
+fn a_run_that_has_failed() {
+    let end = End::Failed { reason: "PodFailurePolicy".into(), message: "exit code 11".into() };
+    let failed = failed_pod("digits-1-aaaaa", Reason::UnknownColumn, 11, 50);
+    insta::assert_yaml_snapshot!(first(&observed(job(Some(end), 60), vec![failed])));
+}
+
+#[test]
+fn the_same_observations_give_the_same_status_whenever_they_are_made() {
+    let end = End::Failed { reason: "BackoffLimitExceeded".into(), message: String::new() };
+    let cases = [
+        training_pod(),
+        observed(job(None, 60), vec![succeeded_pod()]),
+        observed(job(Some(end), 60), vec![failed_pod("digits-1-aaaaa", Reason::OutOfMemory, 137, 9)]),
+        waiting(Reason::SecretNotFound, None),
+        waiting(Reason::Unschedulable, Some(30)),
+        observed(job(None, 0), vec![]),
+    ];
+    for case in cases {
+        let status = first(&case);
+        assert_eq!(after(3600, &status, &case), status, "{case:?}");
+    }
+}
+
+#[test]
+fn another_pod_takes_over_and_the_failure_before_it_stays_in_sight_until_success() {
+    let failed = || failed_pod("digits-1-aaaaa", Reason::OutOfMemory, 137, 50);
+    let one = first(&observed(job(None, 60), vec![failed()]));
+    assert_eq!((one.restarts, one.phase, reason(&one)), (0, Some(Phase::Pending), Some(Reason::OutOfMemory)));
+    assert_eq!(holds(&one), ["Reconciling"]);
+
+    let two = after(10, &one, &observed(job(None, 70), vec![failed(), pod("digits-1-bbbbb", PodState::Running, 5)]));
+    assert_eq!((two.restarts, two.phase, reason(&two)), (1, Some(Phase::Preparing), Some(Reason::OutOfMemory)));
+
+    let done = PodView { name: "digits-1-bbbbb".into(), ..succeeded_pod() };
+    let three = after(20, &two, &observed(job(None, 80), vec![failed(), done]));
+    assert_eq!((three.restarts, three.phase, reason(&three)), (1, Some(Phase::Succeeded), None));
+}
+
+#[test]
+fn a_pod_that_vanished_counts_as_a_restart_once_another_has_taken_over() {
+    let one = first(&training_pod());
+    let without = after(5, &one, &observed(job(None, 65), vec![]));
+    assert_eq!((without.restarts, without.phase), (0, Some(Phase::Pending)));
+    let other = observed(job(None, 70), vec![pod("digits-1-bbbbb", PodState::Running, 1)]);
+    let two = after(10, &without, &other);
+    assert_eq!((two.restarts, two.pod.as_deref()), (1, Some("digits-1-bbbbb")));
+    assert_eq!(after(20, &two, &other).restarts, 1);
+}
+
+#[test]
+fn what_needs_help_is_stalled_and_heals_by_itself() {
+    for cause in [Reason::SecretNotFound, Reason::ImageUnavailable] {
+        let status = first(&waiting(cause, None));
+        assert_eq!((reason(&status), status.phase, holds(&status)), (Some(cause), Some(Phase::Pending), vec!["Stalled"]));
+        let healed = after(5, &status, &training_pod());
+        assert_eq!((reason(&healed), holds(&healed)), (None, vec!["Reconciling"]));
+    }
+}
+
+#[test]
+fn a_pod_that_no_node_takes_is_a_problem_only_after_a_while() {
+    assert_eq!(reason(&first(&waiting(Reason::Unschedulable, Some(4)))), None);
+    assert_eq!(reason(&first(&waiting(Reason::Unschedulable, Some(5)))), Some(Reason::Unschedulable));
+    let soon = waiting(Reason::Unschedulable, Some(4));
+    assert_eq!(next_look(&soon, now()), Some(SignedDuration::from_secs(1)));
+}
+
+#[test]
+fn a_trainer_that_keeps_silent_is_taken_to_be_preparing() {
+    let silent = |age| observed(job(None, 60), vec![pod("digits-1-aaaaa", PodState::Running, age)]);
+    assert_eq!(first(&silent(1)).phase, Some(Phase::Pending));
+    assert_eq!(first(&silent(2)).phase, Some(Phase::Preparing));
+}
+
+#[test]
+fn a_job_that_gets_no_pod_says_why() {
+    let refused = StatusError {
+        reason: Reason::PodRefused,
+        message: "the cluster refused to create the pod: exceeded quota".into(),
+        exit_code: None,
+        pod: None,
+        log_tail: Vec::new(),
+    };
+    let status = first(&Observed { obstacle: Some(refused), ..observed(job(None, 10), vec![]) });
+    assert_eq!((reason(&status), holds(&status)), (Some(Reason::PodRefused), vec!["Stalled"]));
+}
+
+#[test]
+fn the_log_of_a_pod_without_a_report_is_kept() {
+    let pods = || vec![failed_pod("digits-1-aaaaa", Reason::PodFailed, 101, 50)];
+    let tail = LogTail { pod: "digits-1-aaaaa".into(), lines: vec!["thread 'main' panicked".into()] };
+    let read = first(&Observed { log_tail: Some(tail), ..observed(job(None, 60), pods()) });
+    let later = after(10, &read, &observed(job(None, 70), pods()));
+    assert_eq!(later.error.unwrap().log_tail, ["thread 'main' panicked"]);
+}
+
+#[test]
+fn a_suspended_run_is_suspended_once_its_pod_has_ended() {
+    let held = || JobView { is_suspended: true, ..job(None, 60) };
+    let ending = PodView { is_deleting: true, ..pod("digits-1-aaaaa", PodState::Running, 50) };
+    let mut checkpointing = observed(held(), vec![ending]);
+    checkpointing.progress = Some(Arc::new(progress()));
+    let one = first(&checkpointing);
+    assert_eq!(one.phase, Some(Phase::Training));
+    let two = after(5, &one, &observed(held(), vec![]));
+    assert_eq!((two.phase, holds(&two)), (Some(Phase::Suspended), vec![]));
+}
+
+#[test]
+fn a_run_that_took_too_long_says_so() {
+    let end = End::Failed { reason: "DeadlineExceeded".into(), message: String::new() };
+    let failed = failed_pod("digits-1-aaaaa", Reason::Preempted, 21, 50);
+    let status = first(&observed(job(Some(end), 60), vec![failed]));
+    assert_eq!((status.phase, reason(&status)), (Some(Phase::Failed), Some(Reason::DeadlineExceeded)));
+}
+
+#[test]
+fn a_pod_of_exit_code_0_without_a_model_is_no_success() {
+    let silent = PodView { report: None, ..succeeded_pod() };
+    assert_eq!(first(&observed(job(None, 60), vec![silent])).phase, Some(Phase::Failed));
+    let vanished = first(&observed(job(Some(End::Complete), 60), vec![]));
+    assert_eq!((vanished.phase, reason(&vanished)), (Some(Phase::Failed), Some(Reason::PodFailed)));
+}
+
+#[test]
+fn the_next_run_starts_anew_and_keeps_what_was_published() {
+    let done = first(&observed(job(None, 60), vec![succeeded_pod()]));
+    let mut training = ModelTraining { status: Some(done.clone()), ..fixtures::training() };
+    training.spec.train.seed += 1;
+    let run = Run::of(&training).unwrap();
+    let facts = Facts {
+        generation: Some(2),
+        suspend: false,
+        run: &run,
+        observed: &Observed::default(),
+        applied: Some(Ok(&Applied::Started)),
+        now: now(),
+    };
+    let status = next(&done, &facts);
+    assert_eq!((status.run, status.phase, status.finished_at, status.pod), (2, Some(Phase::Pending), None, None));
+    assert_eq!(status.versions, done.versions);
+    assert_eq!(status.progress, None);
+}
