@@ -18,6 +18,7 @@ use crate::{
     cache::Owned,
     controller::Backoff,
     deployment::Memories,
+    events::Inquiries,
     leader::Fence,
     metrics::Metrics,
     pods::PodView,
@@ -61,6 +62,8 @@ pub struct Context {
     pub memories: Memories,
     /// The namespaces whose trainers only the operator may reach.
     pub guarded_namespaces: GuardedNamespaces,
+    /// How often events are asked for.
+    pub inquiries: Inquiries,
     /// What running trainers answered last.
     pub progress: Arc<Polled<Progress>>,
     /// What serving pods answered last.
@@ -107,6 +110,7 @@ impl Context {
             children: Children::default(),
             memories: Memories::default(),
             guarded_namespaces: GuardedNamespaces::default(),
+            inquiries: Inquiries::default(),
             progress: Arc::default(),
             stats: Arc::default(),
             written_trainings: Written::default(),

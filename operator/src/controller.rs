@@ -26,6 +26,9 @@ use crate::{
 /// Events of one object that come so close together are answered by one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
+/// How long a reconcile may take.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Reconciles the objects that `triggers` names, until it ends.
 pub async fn run<K, F>(
     context: Arc<Context>,
@@ -60,7 +63,8 @@ where
 {
     let started = Instant::now();
     let uid = object.uid().unwrap_or_default();
-    let result = reconcile(object, context.clone()).await;
+    let result = tokio::time::timeout(LONGEST, reconcile(object, context.clone())).await;
+    let result = result.unwrap_or(Err(Error::Timeout(LONGEST.as_secs())));
     context.metrics.reconciled(kind::<K>(), started.elapsed(), result.as_ref().err());
     match &result {
         Ok(_) => context.backoff.reset(&uid),

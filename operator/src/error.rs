@@ -40,6 +40,9 @@ pub enum Error {
     /// This replica is not the leader any more.
     #[error("this replica holds the leader's lease no longer and changes nothing")]
     NotLeader,
+    /// A reconcile took too long.
+    #[error("the reconcile took longer than {0} s: the API server does not answer")]
+    Timeout(u64),
     /// An object cannot be written as JSON.
     #[error("cannot serialize {object}")]
     Serialize {
@@ -101,7 +104,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Invalid { .. } | Self::NameConflict { .. } => Class::Invalid,
-            Self::NotLeader => Class::Transient,
+            Self::NotLeader | Self::Timeout(_) => Class::Transient,
             Self::Serialize { .. } | Self::Incomplete(..) => Class::Bug,
             Self::Api { source, .. } => match &**source {
                 kube::Error::Api(status) if status.is_forbidden() => Class::Invalid,
@@ -118,7 +121,7 @@ impl Error {
             Self::Invalid { reason, .. } => *reason,
             Self::NameConflict { .. } => Reason::NameConflict,
             Self::Api { source, .. } if is_refusal(source) => Reason::PodRefused,
-            Self::Api { .. } => Reason::KubernetesApi,
+            Self::Api { .. } | Self::Timeout(_) => Reason::KubernetesApi,
             Self::NotLeader | Self::Serialize { .. } | Self::Incomplete(..) => Reason::Internal,
         }
     }

@@ -1,5 +1,10 @@
 //! What Kubernetes says only in events: why a Job creates no pod, why a pod's volumes are not mounted.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 use stoker_crds::{Reason, training::status::StatusError};
@@ -8,6 +13,31 @@ use crate::{
     context::Context,
     error::{Error, Result},
 };
+
+/// How soon after one question the next may be asked, whatever it is about: many objects that wait in a busy cluster's
+/// queues must not load it further.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Bounds how often events are asked for.
+#[derive(Debug, Default)]
+pub struct Inquiries(Mutex<Option<Instant>>);
+
+impl Inquiries {
+    /// Whether one more question may be asked now.
+    pub fn allow(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|last| last.elapsed() >= PAUSE);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
+}
+
+/// Whether events tell of that reason.
+pub const fn tell_of(reason: Reason) -> bool {
+    matches!(reason, Reason::ServiceAccountNotFound | Reason::PodRefused | Reason::SecretNotFound | Reason::PodFailed)
+}
 
 /// The last warning about an object that stops it, in Stoker's own reasons.
 ///
@@ -68,7 +98,9 @@ mod tests {
             ("BackOff", "Back-off restarting failed container", None),
         ];
         for (reason, message, expected) in cases {
-            assert_eq!(last_obstacle(vec![event(reason, message)]).map(|error| error.reason), expected, "{message}");
+            let found = last_obstacle(vec![event(reason, message)]).map(|error| error.reason);
+            assert_eq!(found, expected, "{message}");
+            assert!(found.is_none_or(tell_of));
         }
     }
 }

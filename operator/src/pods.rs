@@ -191,7 +191,7 @@ fn waiting(status: &PodStatus, container: Option<&ContainerStatus>) -> Option<Pr
 /// Why a pod failed.
 fn failed(status: &PodStatus, container: Option<&ContainerStatus>) -> Problem {
     let end = container.and_then(last_end);
-    let has_report = end.and_then(|end| said_by_container(end)).is_some();
+    let has_report = end.and_then(said_by_container).is_some();
     if let Some(end) = end.filter(|_| has_report) {
         return ended(end);
     }

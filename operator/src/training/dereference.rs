@@ -72,7 +72,7 @@ impl Observed {
         let job = self.job.as_ref().filter(|job| job.end.is_none() && !job.is_suspended && !job.is_deleting)?;
         match self.newest() {
             None => Some(job.created_at),
-            Some(pod) if pod.state == State::Waiting && pod.problem.is_none() => Some(pod.created_at),
+            Some(pod) if pod.state == State::Waiting && pod.problem.is_none() => pod.scheduled_at,
             Some(_) => None,
         }
     }
@@ -97,25 +97,31 @@ pub async fn dereference(
     let progress = pods.last().and_then(|pod| context.progress.latest(&pod.uid));
     let mut observed = Observed { job: of_run, older_jobs, pods, progress, ..Observed::default() };
     if !run.is_finished {
-        observed.obstacle = obstacle(context, namespace, &observed).await;
+        observed.obstacle = obstacle(context, namespace, &observed, old).await;
         observed.log_tail = log_tail(context, namespace, &observed, old).await;
     }
     observed
 }
 
-async fn obstacle(context: &Context, namespace: &str, observed: &Observed) -> Option<StatusError> {
+/// Asked from time to time while the run is stuck; in between, what was answered last still holds.
+async fn obstacle(
+    context: &Context,
+    namespace: &str,
+    observed: &Observed,
+    old: &ModelTrainingStatus,
+) -> Option<StatusError> {
     let since = observed.stuck_since()?;
-    if context.now().duration_since(since) < PATIENCE {
-        return None;
+    let pod = observed.newest();
+    let is_known = |error: &&StatusError| events::tell_of(error.reason) && error.pod.as_ref() == pod.map(|pod| &pod.name);
+    let known = old.error.as_ref().filter(is_known).cloned();
+    if context.now().duration_since(since) < PATIENCE || !context.inquiries.allow() {
+        return known;
     }
-    let uid = observed.newest().map_or_else(|| observed.job.as_ref().map(|job| &job.uid), |pod| Some(&pod.uid))?;
-    match events::obstacle(context, namespace, uid).await {
-        Ok(obstacle) => obstacle,
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "what stops the pod cannot be read");
-            None
-        }
-    }
+    let uid = pod.map_or_else(|| observed.job.as_ref().map(|job| &job.uid), |pod| Some(&pod.uid))?;
+    events::obstacle(context, namespace, uid).await.unwrap_or_else(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "what stops the pod cannot be read");
+        known
+    })
 }
 
 /// Read once per pod: status keeps it.

@@ -185,13 +185,16 @@ pub fn next_look(observed: &Observed, now: Timestamp) -> Option<SignedDuration> 
     let unschedulable = pod
         .filter(|pod| pod.state == State::Waiting)
         .and_then(|pod| Some(pod.problem.as_ref()?.since? + UNSCHEDULABLE_AFTER));
-    let stuck = observed.stuck_since().map(|since| since + PATIENCE);
-    let due = [silence, unschedulable, stuck].into_iter().flatten().min()?;
-    let wait = due.duration_since(now);
-    // What is due already and still holds: an obstacle is looked at again from time to time.
-    if wait > SignedDuration::ZERO {
-        Some(wait)
-    } else {
-        observed.stuck_since().map(|_| SignedDuration::from_secs(10))
+    let once = [silence, unschedulable].into_iter().flatten().filter(|due| *due > now).map(|due| due.duration_since(now));
+    once.chain(observed.stuck_since().map(|since| next_question(since, now))).min()
+}
+
+/// How long until it is worth asking what stops a run: each time twice as long as before.
+fn next_question(stuck_since: Timestamp, now: Timestamp) -> SignedDuration {
+    let stuck_for = now.duration_since(stuck_since);
+    let mut next = PATIENCE;
+    while next <= stuck_for {
+        next = next.saturating_add(next);
     }
+    next - stuck_for
 }
