@@ -20,7 +20,7 @@ use kube::{
 use crate::error::{Error, Result};
 
 /// Name of the Lease.
-pub const LEASE: &str = "stoker-operator";
+pub const LEASE: &str = "stoker";
 /// How long others wait after the last renewal that they saw.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often the holder renews.
@@ -251,7 +251,7 @@ mod tests {
             Step::get("/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases", json!({
                 "metadata": {"resourceVersion": "7"}, "items": [lease],
             })),
-            Step::echo("PUT", "/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases/stoker-operator"),
+            Step::echo("PUT", "/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases/stoker"),
         ]);
         let fence = Fence::default();
         let election = Election::new(Api::namespaced(server.client(), "stoker-system"), "b".into(), fence.clone());

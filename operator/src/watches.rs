@@ -31,6 +31,7 @@ use serde::de::DeserializeOwned;
 use stoker_crds::{
     ModelDeployment, ModelTraining,
     deployment::ModelSource,
+    training::status::Phase,
 };
 
 use crate::{
@@ -95,10 +96,10 @@ impl Bell {
 /// Watches everything in scope, for ever.
 pub async fn run(context: Arc<Context>, writers: Writers, bell: Bell) {
     let children = &context.children;
-    let guard = context.clone();
-    let policies = metadata::<NetworkPolicy>(&context).inspect_ok(move |event| {
-        if let Event::Delete(policy) = event {
-            guard.guarded_namespaces.deleted(&policy.metadata);
+    let policies = metadata::<NetworkPolicy>(&context).inspect_ok(|event| {
+        let Event::Delete(policy) = event else { return };
+        if let Some(namespace) = context.guarded_namespaces.deleted(&policy.metadata) {
+            running_in(&context, &namespace).for_each(|training| bell.ring(training));
         }
     });
     let watches: Vec<BoxFuture<'_, ()>> = vec![
@@ -192,6 +193,16 @@ fn wish(training: &ModelTraining) -> impl Hash + use<> {
     (meta.generation, meta.annotations.as_ref().and_then(|all| all.get(RESTART_ANNOTATION).cloned()))
 }
 
+/// The ModelTrainings of a namespace that have not finished.
+fn running_in(context: &Context, namespace: &str) -> impl Iterator<Item = Owner> + use<> {
+    let namespace = namespace.to_owned();
+    context.trainings.state().into_iter().filter_map(move |training| {
+        let is_finished = training.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_finished);
+        let is_there = training.metadata.namespace.as_ref() == Some(&namespace);
+        (is_there && !is_finished).then(|| Owner::training(namespace.clone(), training.name_any()))
+    })
+}
+
 /// The ModelDeployments that name a ModelTraining.
 fn deployments_of(context: &Context, training: &ModelTraining) -> impl Iterator<Item = Owner> + use<> {
     let (namespace, name) = (training.namespace().unwrap_or_default(), training.name_any());
@@ -219,6 +230,10 @@ async fn deployments(context: &Context, writer: Writer<ModelDeployment>, bell: &
             context.written_deployments.forget(&uid);
             context.backoff.reset(&uid);
             context.memories.forget(&uid);
+            // What it named may have waited for its end.
+            if let ModelSource::Training(source) = &deployment.spec.model {
+                bell.ring(Owner::training(deployment.namespace().unwrap_or_default(), &source.name));
+            }
         }
         if specs.differs(&uid, is_gone, &deployment.metadata.generation) && !is_gone {
             bell.ring(Owner::deployment(deployment.namespace().unwrap_or_default(), deployment.name_any()));

@@ -33,6 +33,7 @@ pub enum Applied {
 /// # Errors
 /// If the API server refuses something, or an object of the name belongs to somebody else.
 pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observed: &Observed) -> Result<Applied> {
+    network::admit_operator_only(context, &run.namespace, &run.owner_reference).await?;
     match observed.job.as_deref() {
         Some(job) if job.is_deleting => Ok(Applied::Waiting(format!("the Job {} is being deleted", job.name))),
         Some(job) if is_outdated(job, run) && !is_at_work(observed) => {
@@ -54,7 +55,6 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
 }
 
 async fn start(context: &Context, run: &ValidRun, objects: &Objects) -> Result<()> {
-    network::admit_operator_only(context, &run.namespace).await?;
     apply::create(context, &objects.config_map).await?;
     let job = apply::create(context, &objects.job).await?;
     context.jobs.insert(run.owner.clone(), run.name.clone(), JobView::from(job));

@@ -1,7 +1,8 @@
 //! Who may reach trainers: the operator alone, on the one port that tells their progress.
 //!
 //! One NetworkPolicy per namespace selects the trainer pods of all its ModelTrainings: a policy for each would cost a
-//! request for each, and say the same. It stays when the last ModelTraining goes, and then selects nothing.
+//! request for each, and say the same. It belongs to the ModelTraining that had it made last, and goes with it; one that
+//! still runs then has it made again.
 
 use std::{
     collections::HashSet,
@@ -13,7 +14,7 @@ use k8s_openapi::{
         NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
     },
     apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
         util::intstr::IntOrString,
     },
 };
@@ -42,11 +43,10 @@ impl GuardedNamespaces {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.to_owned());
     }
 
-    /// Takes note that a policy was deleted: the next run in its namespace makes it again.
-    pub fn deleted(&self, policy: &ObjectMeta) {
-        if let (Some(NAME), Some(namespace)) = (policy.name.as_deref(), &policy.namespace) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace);
-        }
+    /// Takes note that a policy was deleted, and says which namespace needs it again.
+    pub fn deleted(&self, policy: &ObjectMeta) -> Option<String> {
+        let namespace = policy.namespace.as_ref().filter(|_| policy.name.as_deref() == Some(NAME))?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(namespace)
     }
 }
 
@@ -54,16 +54,16 @@ impl GuardedNamespaces {
 ///
 /// # Errors
 /// If the API server refuses it, or a policy of that name belongs to somebody else.
-pub async fn admit_operator_only(context: &Context, namespace: &str) -> Result<()> {
+pub async fn admit_operator_only(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<()> {
     if context.guarded_namespaces.contains(namespace) {
         return Ok(());
     }
-    apply::apply(context, &policy(namespace, &context.settings.operator_namespace)).await?;
+    apply::apply(context, &policy(namespace, owner, &context.settings.operator_namespace)).await?;
     context.guarded_namespaces.insert(namespace);
     Ok(())
 }
 
-fn policy(namespace: &str, operator_namespace: &str) -> NetworkPolicy {
+fn policy(namespace: &str, owner: &OwnerReference, operator_namespace: &str) -> NetworkPolicy {
     let labels = |pairs: &[(&str, &str)]| {
         Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
     };
@@ -83,6 +83,8 @@ fn policy(namespace: &str, operator_namespace: &str) -> NetworkPolicy {
         metadata: ObjectMeta {
             name: Some(NAME.into()),
             namespace: Some(namespace.into()),
+            // Not as its controller: of those an object has but one for all time.
+            owner_references: Some(vec![OwnerReference { controller: None, ..owner.clone() }]),
             labels: labels(&[("app.kubernetes.io/name", STOKER), (MANAGED_BY, STOKER), (COMPONENT, TRAINER)]),
             ..ObjectMeta::default()
         },
@@ -100,8 +102,13 @@ fn policy(namespace: &str, operator_namespace: &str) -> NetworkPolicy {
 
 #[cfg(test)]
 mod tests {
+    use kube::Resource;
+
+    use crate::training::fixtures;
+
     #[test]
     fn only_the_operators_namespace_reaches_the_progress_port() {
-        insta::assert_yaml_snapshot!(super::policy("team", "stoker-system"));
+        let owner = fixtures::training().controller_owner_ref(&()).unwrap();
+        insta::assert_yaml_snapshot!(super::policy("team", &owner, "stoker-system"));
     }
 }
