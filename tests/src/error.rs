@@ -29,14 +29,6 @@ pub enum Error {
         /// The state that was seen last, as YAML.
         last: String,
     },
-    /// A watch broke.
-    #[error("watching for {what}: {source}")]
-    Watch {
-        /// The condition that was waited for.
-        what: String,
-        /// Why.
-        source: Box<kube::runtime::watcher::Error>,
-    },
     /// A manifest is no YAML, or no Kubernetes object.
     #[error("{file}: {message}")]
     Manifest {

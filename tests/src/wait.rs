@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, fmt::Debug, pin::pin, time::Duration};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt as _;
 use kube::{
     Api, Resource, ResourceExt,
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
@@ -33,7 +36,7 @@ impl Wait {
     /// The object of that name, as soon as it exists and is as wanted.
     ///
     /// # Errors
-    /// If that takes too long, or the watch breaks.
+    /// If that takes too long.
     pub async fn until<K: Kind>(&self, api: &Api<K>, name: &str, holds: impl Fn(&K) -> bool) -> Result<K> {
         let one = format!("metadata.name={name}");
         self.watch(api, watcher::Config::default().fields(&one), |objects| {
@@ -45,21 +48,21 @@ impl Wait {
     /// Returns as soon as no object has that name, or another one has taken it.
     ///
     /// # Errors
-    /// If that takes too long, or the watch breaks.
+    /// If that takes too long.
     pub async fn until_gone<K: Kind>(&self, api: &Api<K>, name: &str) -> Result<()> {
         let one = format!("metadata.name={name}");
         self.watch(api, watcher::Config::default().fields(&one), |objects| objects.is_empty().then_some(())).await
     }
 
-    /// What `find` makes of all objects that match the labels, as soon as it is something.
+    /// What `find` makes of all objects that match the labels, as soon as it is something; it is shown every change.
     ///
     /// # Errors
-    /// If that takes too long, or the watch breaks.
+    /// If that takes too long.
     pub async fn until_any<K: Kind, T>(
         &self,
         api: &Api<K>,
         labels: &str,
-        find: impl Fn(&BTreeMap<String, K>) -> Option<T>,
+        find: impl FnMut(&BTreeMap<String, K>) -> Option<T>,
     ) -> Result<T> {
         self.watch(api, watcher::Config::default().labels(labels), find).await
     }
@@ -86,22 +89,25 @@ impl Wait {
         &self,
         api: &Api<K>,
         config: watcher::Config,
-        find: impl Fn(&BTreeMap<String, K>) -> Option<T>,
+        mut find: impl FnMut(&BTreeMap<String, K>) -> Option<T>,
     ) -> Result<T> {
-        let mut events = pin!(watcher(api.clone(), config).boxed());
+        let mut events = pin!(watcher(api.clone(), config).default_backoff());
         let mut objects = BTreeMap::new();
+        let mut broken = String::new();
         let deadline = Instant::now() + self.limit;
         loop {
-            let event = match timeout_at(deadline, events.try_next()).await {
-                Ok(Ok(Some(event))) => event,
-                Ok(Ok(None)) => return Err(Error::Unexpected(format!("the watch for {} ended", self.what))),
-                Ok(Err(source)) => return Err(Error::Watch { what: self.what.clone(), source: Box::new(source) }),
-                Err(_) => return Err(self.timed_out(describe(&objects))),
-            };
-            if note(&mut objects, event)
-                && let Some(found) = find(&objects)
-            {
-                return Ok(found);
+            match timeout_at(deadline, events.next()).await {
+                Ok(Some(Ok(event))) => {
+                    if note(&mut objects, event)
+                        && let Some(found) = find(&objects)
+                    {
+                        return Ok(found);
+                    }
+                }
+                // The watch begins again by itself.
+                Ok(Some(Err(error))) => broken = format!("the watch broke: {error}\n"),
+                Ok(None) => return Err(Error::Unexpected(format!("the watch for {} ended", self.what))),
+                Err(_) => return Err(self.timed_out(broken + &describe(&objects))),
             }
         }
     }

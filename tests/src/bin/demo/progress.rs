@@ -5,55 +5,41 @@ use std::{
     time::Duration,
 };
 
-use futures::TryStreamExt as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kube::{Api, Client, ResourceExt as _, runtime::watcher};
+use kube::{Api, Client};
 use stoker_crds::{
     ModelTraining, ModelTrainingStatus,
     training::status::{Phase, TrainingSummary},
 };
-use stoker_e2e::{Error, Result, wait::status_yaml};
-use tokio::time::timeout;
+use stoker_e2e::{
+    Error, Result,
+    wait::{Wait, status_yaml},
+};
 
 use crate::stage::{NAMESPACE, note};
 
-/// The longest time in which nothing at all may happen to a training.
-const SILENCE: Duration = Duration::from_secs(600);
+/// How long a training of the examples may take, the start of its pod included.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Shows a training until it has succeeded.
 ///
 /// # Errors
-/// If it fails, or nothing happens to it for too long.
-pub(crate) async fn show(client: &Client, name: &str) -> Result<ModelTraining> {
+/// If it fails, or takes too long.
+pub(crate) async fn show(client: &Client, name: &str) -> Result<()> {
     let trainings: Api<ModelTraining> = Api::namespaced(client.clone(), NAMESPACE);
-    let mut states = std::pin::pin!(watcher::watch_object(trainings, name));
     let mut line = Line::new(name);
-    loop {
-        let state = timeout(SILENCE, states.try_next())
-            .await
-            .map_err(|_| {
-                Error::Unexpected(format!("nothing has happened to ModelTraining {name} for {} s", SILENCE.as_secs()))
-            })?
-            .map_err(|source| Error::Watch { what: format!("ModelTraining {name}"), source: Box::new(source) })?
-            .flatten();
-        let Some(training) = state else { continue };
-        let Some(status) = current(&training) else { continue };
-        line.show(status);
-        match status.phase {
-            Some(Phase::Succeeded) => {
-                line.end(status);
-                return Ok(training);
-            }
-            Some(Phase::Failed) => {
-                line.end(status);
-                return Err(Error::Unexpected(format!(
-                    "ModelTraining {} has failed:\n{}",
-                    training.name_any(),
-                    status_yaml(&training)
-                )));
-            }
-            _ => {}
-        }
+    let ended = Wait::new(format!("ModelTraining {name} to be finished"), LIMIT)
+        .until_any(&trainings, "", |trainings| {
+            let training = trainings.get(name)?;
+            let status = current(training)?;
+            line.show(status);
+            status.phase?.is_finished().then(|| training.clone())
+        })
+        .await?;
+    line.end();
+    match ended.status.as_ref().and_then(|status| status.phase) {
+        Some(Phase::Succeeded) => Ok(()),
+        _ => Err(Error::Unexpected(format!("ModelTraining {name} has failed:\n{}", status_yaml(&ended)))),
     }
 }
 
@@ -88,14 +74,15 @@ impl Line {
         self.bar.set_message(text.clone());
         if !self.is_terminal && text != self.last {
             note(&format!("{:8} {text}", self.bar.prefix()));
-            self.last = text;
         }
+        self.last = text;
     }
 
-    fn end(&self, status: &ModelTrainingStatus) {
+    /// Leaves the last state behind as a line that stays.
+    fn end(&self) {
         self.bar.finish_and_clear();
         if self.is_terminal {
-            note(&format!("{:8} {}", self.bar.prefix(), describe(status)));
+            note(&format!("{:8} {}", self.bar.prefix(), self.last));
         }
     }
 }
