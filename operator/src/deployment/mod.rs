@@ -1,0 +1,101 @@
+//! `ModelDeployment`: dereference → validate → build → apply → status.
+
+mod apply;
+mod build;
+mod dereference;
+mod explain;
+#[cfg(test)]
+mod fixtures;
+mod memory;
+mod rollout;
+mod status;
+mod traffic;
+mod validate;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::{ResourceExt, runtime::controller::Action};
+use stoker_crds::{ModelDeployment, Reason, deployment::status::ServingMetrics};
+
+pub use self::memory::Memories;
+use self::{
+    apply::Writer,
+    dereference::{Dereferenced, dereference},
+    explain::{Explanation, explain},
+    status::Observed,
+};
+use crate::{Context, Result, labels::Owner, pods::PodView};
+
+/// How long a pod may take to become ready before that counts as a failure.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Brings one ModelDeployment closer to what its spec says, and its status to what is.
+///
+/// # Errors
+/// What went wrong; it stands in the status too.
+pub async fn reconcile(deployment: Arc<ModelDeployment>, context: Arc<Context>) -> Result<Action> {
+    if deployment.metadata.deletion_timestamp.is_some() {
+        // What it owns goes with it.
+        return Ok(Action::await_change());
+    }
+    let deployment = context.written_deployments.newer(deployment);
+    let (namespace, uid) = (deployment.namespace().unwrap_or_default(), deployment.uid().unwrap_or_default());
+    let owner = Owner::deployment(&namespace, deployment.name_any());
+    let writer = Writer { context: &context, owner: &owner, uid: &uid, namespace: &namespace };
+
+    let Dereferenced { training, workloads, .. } = dereference(&context, &owner, &deployment);
+    let settings = &context.settings;
+    let wanted = validate::validate(
+        &deployment,
+        training.as_deref(),
+        settings.default_storage.as_ref(),
+        settings.allow_file_storage,
+    );
+    let built = wanted.and_then(|wanted| Ok((build::build(&wanted, settings)?, wanted)));
+    let applied = match &built {
+        Ok((objects, wanted)) => writer.apply(wanted, objects, &workloads).await,
+        Err(_) => writer.keep_serving(deployment.spec.replicas, &workloads).await,
+    };
+
+    let (built, error) = match (built, applied) {
+        (Ok(built), applied) => (Some(built), applied.err()),
+        (Err(error), applied) => (None, Some(applied.err().unwrap_or(error))),
+    };
+    // What has just been applied is seen already.
+    let Dereferenced { workloads, pods, .. } = dereference(&context, &owner, &deployment);
+    let mut observed = Observed {
+        deployment: &deployment,
+        model: built.as_ref().map(|(_, wanted)| &wanted.model),
+        revision: built.as_ref().map(|(objects, _)| objects.revision()),
+        workloads: &workloads,
+        pods: &pods,
+        metrics: figures(&context, &uid, &pods),
+        error: error.as_ref(),
+        explanation: Explanation::default(),
+        now: context.now(),
+    };
+    observed.explanation = explain(&context, &observed, &namespace, &uid).await;
+    let due = status::write_if_due(&context, &observed, &uid).await?;
+    match error {
+        // A change of the training is seen, and until then there is nothing to try.
+        Some(error) if error.reason() != Reason::ModelNotFound => Err(error),
+        _ => Ok([due, observed.next_change()].into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue)),
+    }
+}
+
+/// How requests fare, by what the ready pods answered last.
+fn figures(context: &Context, uid: &str, pods: &[Arc<PodView>]) -> Option<ServingMetrics> {
+    let ready: Vec<&str> = pods.iter().filter(|pod| pod.is_ready).map(|pod| pod.uid.as_str()).collect();
+    context.memories.with(uid, |memory| {
+        memory.traffic.retain(&ready);
+        for pod in &ready {
+            if let Some((at, stats)) = context.stats.answers(pod).map(|answers| answers.latest) {
+                memory.traffic.add(pod, at, stats);
+            }
+        }
+        memory.traffic.figures(Instant::now())
+    })
+}

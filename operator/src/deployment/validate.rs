@@ -1,0 +1,269 @@
+//! From what was read to what can be built: every value of a [`Validated`] can be used as it is. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource;
+use stoker_crds::{
+    ModelDeployment, ModelTraining, Reason,
+    deployment::{MAX_NAME, ModelSource, Server, TrainingSource, Version, status::ServedModel},
+    training::{Resources, Scheduling, Storage, status::ModelVersion},
+};
+
+use crate::{Error, Result};
+
+/// A ModelDeployment that can be built.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Validated {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Makes an object its own.
+    pub(crate) owner: OwnerReference,
+    /// The model to serve.
+    pub(crate) model: ServedModel,
+    /// How its pods get at the model.
+    pub(crate) access: Access,
+    /// How many pods serve it.
+    pub(crate) replicas: u32,
+    /// How the pods work.
+    pub(crate) server: Server,
+    /// What a pod gets.
+    pub(crate) resources: Resources,
+    /// The Secret of API keys, if not everybody may ask.
+    pub(crate) api_keys: Option<String>,
+    /// On which nodes the pods may run.
+    pub(crate) scheduling: Scheduling,
+}
+
+/// How pods get at a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// In object storage.
+    Objects {
+        /// The Secret with the credentials.
+        secret: Option<String>,
+        /// The service account that has an identity in the cloud.
+        service_account: Option<String>,
+    },
+    /// On the volume of that claim.
+    Volume(String),
+}
+
+/// Checks a ModelDeployment against what it refers to: `training` is the one that it names, if that exists.
+///
+/// # Errors
+/// [`Error::Invalid`], with `ModelNotFound` where the model is not there (yet), and `InvalidConfig` for what the API
+/// server's own validation would refuse, or the operator's settings do.
+pub(crate) fn validate(
+    deployment: &ModelDeployment,
+    training: Option<&ModelTraining>,
+    default_storage: Option<&Storage>,
+    allow_file_storage: bool,
+) -> Result<Validated> {
+    let meta = &deployment.metadata;
+    let incomplete = |what| Error::Incomplete("ModelDeployment".into(), what);
+    let name = meta.name.clone().ok_or_else(|| incomplete("name"))?;
+    let spec = &deployment.spec;
+    if name.len() > MAX_NAME {
+        return Err(invalid(format!("metadata.name is longer than {MAX_NAME} characters: choose a shorter one")));
+    }
+    if spec.server.limits.timeout.0.is_zero() {
+        return Err(invalid("spec.server.limits.timeout must be longer than 0s"));
+    }
+    let (model, storage) = match &spec.model {
+        ModelSource::Training(source) => published(source, training, default_storage)?,
+        ModelSource::Artifact(source) => {
+            let model = ServedModel { digest: source.digest.clone(), uri: source.uri.clone(), ..ServedModel::default() };
+            let storage = Storage {
+                uri: source.uri.clone(),
+                secret_name: source.secret_name.clone(),
+                service_account_name: source.service_account_name.clone(),
+                persistent_volume_claim: source.persistent_volume_claim.clone(),
+            };
+            (model, storage)
+        }
+    };
+    check_digest(&model.digest)?;
+    Ok(Validated {
+        access: access(&model.uri, storage, allow_file_storage)?,
+        namespace: meta.namespace.clone().ok_or_else(|| incomplete("namespace"))?,
+        owner: deployment.controller_owner_ref(&()).ok_or_else(|| incomplete("uid"))?,
+        name,
+        model,
+        replicas: spec.replicas,
+        resources: Resources::from(&spec.server.resources),
+        server: spec.server.clone(),
+        api_keys: spec.auth.as_ref().map(|auth| auth.api_keys.secret_name.clone()),
+        scheduling: spec.scheduling.clone(),
+    })
+}
+
+/// The wanted version of a training's model, and the storage that it lies in.
+fn published(
+    source: &TrainingSource,
+    training: Option<&ModelTraining>,
+    default_storage: Option<&Storage>,
+) -> Result<(ServedModel, Storage)> {
+    let name = &source.name;
+    let missing = |message| Err(Error::invalid(Reason::ModelNotFound, message));
+    let Some(training) = training else {
+        return missing(format!(
+            "there is no ModelTraining '{name}' in this namespace: create it, or name another in spec.model.training.name"
+        ));
+    };
+    let versions = training.status.as_ref().map(|status| status.versions.as_slice()).unwrap_or_default();
+    let found = match source.version {
+        Version::Latest => training.status.as_ref().and_then(|status| status.model.as_ref()),
+        Version::Number(number) => versions.iter().find(|version| version.version == number),
+    };
+    let Some(found) = found else {
+        return missing(match source.version {
+            Version::Latest => format!(
+                "ModelTraining '{name}' has not published a model yet; it is served as soon as it has (see: kubectl get modeltraining {name})"
+            ),
+            Version::Number(number) => format!(
+                "ModelTraining '{name}' has no version {number} (it has: {}): choose another in spec.model.training.version, or Latest",
+                list(versions)
+            ),
+        });
+    };
+    let Some(storage) = training.spec.storage.as_ref().or(default_storage) else {
+        return Err(invalid(format!(
+            "ModelTraining '{name}' sets no spec.storage, and the operator has no default storage any more: set spec.storage of the training"
+        )));
+    };
+    let ModelVersion { version, uri, digest, metrics, .. } = found.clone();
+    let model = ServedModel { training: Some(name.clone()), version: Some(version), digest, uri, metrics };
+    Ok((model, storage.clone()))
+}
+
+fn list(versions: &[ModelVersion]) -> String {
+    let numbers: Vec<String> = versions.iter().map(|version| version.version.to_string()).collect();
+    if numbers.is_empty() { "none".into() } else { numbers.join(", ") }
+}
+
+/// How pods get at a model of that URI.
+fn access(uri: &str, storage: Storage, allow_file_storage: bool) -> Result<Access> {
+    let Storage { uri: _, secret_name, service_account_name, persistent_volume_claim } = storage;
+    match (uri.starts_with("file://"), persistent_volume_claim) {
+        (false, _) => Ok(Access::Objects { secret: secret_name, service_account: service_account_name }),
+        (true, _) if !allow_file_storage => Err(invalid(format!(
+            "the model lies at {uri}, and this cluster's administrator has turned file:// URIs off: use s3://, gs:// or az://"
+        ))),
+        (true, Some(claim)) => Ok(Access::Volume(claim)),
+        (true, None) => Err(invalid(format!(
+            "the model lies at {uri}, and no persistentVolumeClaim says on which volume that is: set it beside the URI"
+        ))),
+    }
+}
+
+fn check_digest(digest: &str) -> Result<()> {
+    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+    if hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(());
+    }
+    Err(invalid(format!("the model's digest '{digest}' is not sha256: and 64 hexadecimal digits")))
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::invalid(Reason::InvalidConfig, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deployment::fixtures::{deployment, digest, training};
+
+    fn check(change: impl FnOnce(&mut ModelDeployment), training: Option<&ModelTraining>) -> Result<Validated> {
+        let mut deployment = deployment();
+        change(&mut deployment);
+        validate(&deployment, training, None, true)
+    }
+
+    fn refusal(result: Result<Validated>) -> (Reason, String) {
+        let error = result.unwrap_err().to_status();
+        (error.reason, error.message)
+    }
+
+    fn version(version: Version) -> impl FnOnce(&mut ModelDeployment) {
+        move |deployment| {
+            deployment.spec.model = ModelSource::Training(TrainingSource { name: "digits".into(), version });
+        }
+    }
+
+    fn artifact(uri: &str, digest: &str, claim: Option<&str>) -> impl FnOnce(&mut ModelDeployment) {
+        let artifact = stoker_crds::deployment::ArtifactSource {
+            uri: uri.into(),
+            digest: digest.into(),
+            secret_name: None,
+            service_account_name: None,
+            persistent_volume_claim: claim.map(Into::into),
+        };
+        move |deployment| deployment.spec.model = ModelSource::Artifact(artifact)
+    }
+
+    #[test]
+    fn latest_is_the_last_version_and_a_number_is_that_one() {
+        let training = training(3);
+        for (wanted, found) in [(Version::Latest, 3), (Version::Number(1), 1)] {
+            let valid = check(version(wanted), Some(&training)).unwrap();
+            assert_eq!((valid.model.version, valid.model.digest), (Some(found), digest(found)));
+            assert_eq!(valid.access, Access::Objects { secret: Some("s3".into()), service_account: None });
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_is_not_found_and_the_message_says_what_to_do() {
+        let cases = [
+            (check(|_| {}, None), "there is no ModelTraining 'digits'"),
+            (check(|_| {}, Some(&training(0))), "has not published a model yet"),
+            (check(version(Version::Number(7)), Some(&training(2))), "has no version 7 (it has: 2, 1)"),
+            (check(version(Version::Number(7)), Some(&training(0))), "has no version 7 (it has: none)"),
+        ];
+        for (result, part) in cases {
+            let (reason, message) = refusal(result);
+            assert_eq!(reason, Reason::ModelNotFound);
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_operators_storage_stands_in_for_the_trainings() {
+        let mut training = training(1);
+        training.spec.storage = None;
+        assert_eq!(refusal(check(|_| {}, Some(&training))).0, Reason::InvalidConfig);
+        let storage = Storage {
+            uri: "s3://models".into(),
+            secret_name: None,
+            service_account_name: Some("reader".into()),
+            persistent_volume_claim: None,
+        };
+        let valid = validate(&deployment(), Some(&training), Some(&storage), true).unwrap();
+        assert_eq!(valid.access, Access::Objects { secret: None, service_account: Some("reader".into()) });
+    }
+
+    #[test]
+    fn a_volume_is_taken_where_the_administrator_allows_it() {
+        let (mut on_volume, uri) = (deployment(), "file:///storage/digits");
+        artifact(uri, &digest(1), Some("models"))(&mut on_volume);
+        assert_eq!(validate(&on_volume, None, None, true).unwrap().access, Access::Volume("models".into()));
+        let (reason, message) = refusal(validate(&on_volume, None, None, false));
+        assert!(reason == Reason::InvalidConfig && message.contains(uri), "{message}");
+    }
+
+    #[test]
+    fn what_the_schema_should_have_refused_is_refused() {
+        let cases: [(Result<Validated>, &str); 5] = [
+            (check(artifact("s3://models/a", "sha256:abc", None), None), "digest 'sha256:abc'"),
+            (check(artifact("s3://models/a", &"a".repeat(64), None), None), "digest"),
+            (check(artifact("file:///storage/a", &digest(1), None), None), "persistentVolumeClaim"),
+            (check(|deployment| deployment.metadata.name = Some("a".repeat(46)), Some(&training(1))), "metadata.name"),
+            (check(|deployment| deployment.spec.server.limits.timeout.0 = std::time::Duration::ZERO, Some(&training(1))), "timeout"),
+        ];
+        for (result, part) in cases {
+            let (reason, message) = refusal(result);
+            assert_eq!(reason, Reason::InvalidConfig);
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
