@@ -26,6 +26,10 @@ pub struct ServeOptions {
     /// The version under which the model is served: /v2/models/NAME/versions/VERSION.
     #[arg(long, env = "STOKER_MODEL_VERSION", default_value = "1", value_name = "VERSION")]
     pub model_version: String,
+    /// GPUs to compute on: 0, which is the CPU, or 1.
+    #[arg(long, env = "STOKER_GPUS", default_value_t = 0, value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(0..=1))]
+    pub gpus: u32,
 
     /// Where inference is served.
     #[arg(long, env = "STOKER_LISTEN", default_value_t = everywhere(INFERENCE_PORT), value_name = "ADDRESS")]

@@ -1,0 +1,177 @@
+//! The model that is served, from its artifact to its answers.
+
+use std::{path::Path, sync::Arc};
+
+use axum::body::Bytes;
+use stoker_crds::{
+    artifact::{CONFIG, PREPROCESSOR, WEIGHTS},
+    training::{Resources, storage::STORAGE_ENV_PREFIX},
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    ServeError, ServeOptions,
+    api_error::ApiError,
+    batcher::{Batcher, Policy},
+    incident::Incident,
+    metrics::Metrics,
+    protocol::{Inference, InvalidRequest, ModelVersion, Signature, model_metadata},
+};
+use crate::{
+    artifact::{self, Artifact},
+    data::Preprocessor,
+    model::{Predictor, choose_device},
+    storage::Access,
+};
+
+/// Bodies and answers that are longer, in bytes, are worked on beside the threads that serve connections, so that
+/// these go on answering others.
+const MAX_INLINE_BYTES: usize = 64 << 10;
+/// About what a number takes in an answer, in bytes.
+const BYTES_PER_NUMBER: usize = 12;
+
+/// A model that answers requests.
+#[derive(Debug)]
+pub(super) struct ServedModel {
+    name: String,
+    version: String,
+    digest: String,
+    signature: Signature,
+    metadata: Bytes,
+    preprocessor: Preprocessor,
+    batcher: Batcher,
+    most_rows: usize,
+    /// As many long bodies are worked on at once as there are CPUs: more would only fill the memory.
+    workers: Semaphore,
+}
+
+impl ServedModel {
+    /// Fetches and verifies the artifact, loads it, and computes one prediction.
+    ///
+    /// # Errors
+    /// If any of it fails.
+    pub(super) async fn load(options: &ServeOptions, metrics: &Metrics) -> Result<Self, ServeError> {
+        let resources = Resources { gpus: options.gpus, ..Resources::default() };
+        let device = choose_device(&resources)?;
+        let folder = Access::from_env(STORAGE_ENV_PREFIX).open(&artifact_uri(&options.model))?;
+        let artifact = artifact::open(&folder, options.digest.as_deref()).await?;
+        let predictor = Predictor::load(artifact.file(CONFIG)?, artifact.file(WEIGHTS)?, &device)?;
+        let model = Self::new(options, metrics, &artifact, predictor)?;
+        model.warm_up().await?;
+        Ok(model)
+    }
+
+    fn new(
+        options: &ServeOptions,
+        metrics: &Metrics,
+        artifact: &Artifact,
+        predictor: Predictor,
+    ) -> Result<Self, ServeError> {
+        let preprocessor: Preprocessor =
+            serde_json::from_slice(artifact.file(PREPROCESSOR)?).map_err(ServeError::Preprocessor)?;
+        let (width, outputs) = (preprocessor.input_width(), preprocessor.output_width());
+        let architecture = predictor.architecture();
+        let fits = architecture.input_width == width && architecture.prediction_width() == outputs;
+        if !fits || width == 0 || outputs == 0 {
+            return Err(ServeError::Mismatch);
+        }
+        let policy = Policy {
+            max_size: options.max_batch_size as usize,
+            max_delay: options.max_batch_delay.0,
+            max_queue: options.max_queue as usize,
+        };
+        let batcher = Batcher::start(policy, width, metrics.clone(), move |features| predictor.predict(features))
+            .map_err(ServeError::Thread)?;
+        let signature = Signature::new(preprocessor.inputs(), preprocessor.output());
+        let (name, version) = (options.name.clone(), options.model_version.clone());
+        let metadata = model_metadata(ModelVersion { name: &name, version: &version }, &signature).into();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            name,
+            version,
+            digest: artifact.digest.clone(),
+            signature,
+            metadata,
+            preprocessor,
+            batcher,
+            most_rows: policy.max_queue,
+            workers: Semaphore::new(cpus),
+        })
+    }
+
+    /// The first computation is slower than all others; no client is to wait for it.
+    async fn warm_up(&self) -> Result<(), ServeError> {
+        let features = vec![0.0; self.preprocessor.input_width()];
+        self.batcher.predict(features).await.map(drop).map_err(|_| ServeError::WarmUp)
+    }
+
+    /// `sha256:…` of the artifact.
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The protocol's metadata of the model, as JSON.
+    pub(super) fn metadata(&self) -> &Bytes {
+        &self.metadata
+    }
+
+    /// Whether the model answered when it was last asked.
+    pub(super) fn computes(&self) -> bool {
+        self.batcher.computes()
+    }
+
+    /// The answer to the body of an inference request, as JSON.
+    ///
+    /// # Errors
+    /// If the request is not one for this model, too many others wait, or the computation fails.
+    pub(super) async fn infer(self: &Arc<Self>, body: Bytes) -> Result<Bytes, ApiError> {
+        let size = body.len();
+        let (inference, features) = self.work(size, move |model| model.decode(&body)).await??;
+        let predictions = self.batcher.predict(features).await?;
+        let size = predictions.len() * BYTES_PER_NUMBER;
+        Ok(self.work(size, move |model| model.encode(&inference, predictions)).await??)
+    }
+
+    fn decode(&self, body: &[u8]) -> Result<(Answered, Vec<f32>), InvalidRequest> {
+        let Inference { id, rows, outputs } = self.signature.decode(body, self.most_rows)?;
+        let features = self.preprocessor.transform(&rows)?;
+        Ok((Answered { id, outputs }, features))
+    }
+
+    fn encode(&self, answered: &Answered, mut predictions: Vec<f32>) -> Result<Bytes, InvalidRequest> {
+        self.preprocessor.restore_targets(&mut predictions);
+        let model = ModelVersion { name: &self.name, version: &self.version };
+        self.signature.encode(model, answered.id.as_deref(), &answered.outputs, &predictions).map(Bytes::from)
+    }
+
+    /// Does short work here and long work on a thread for it.
+    async fn work<T: Send + 'static>(
+        self: &Arc<Self>,
+        bytes: usize,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if bytes <= MAX_INLINE_BYTES {
+            return Ok(work(self));
+        }
+        let _permit = self.workers.acquire().await;
+        let model = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&model)).await;
+        done.map_err(|error| ApiError::Internal(Incident::log(error)))
+    }
+}
+
+/// What of a request its answer repeats.
+#[derive(Debug)]
+struct Answered {
+    id: Option<String>,
+    outputs: Vec<usize>,
+}
+
+/// The URI of a model: a path of the local file system may be written as it is.
+pub(crate) fn artifact_uri(model: &str) -> String {
+    let absolute = || std::path::absolute(Path::new(model)).ok();
+    match absolute() {
+        Some(path) if !model.contains("://") => format!("file://{}", path.display()),
+        _ => model.to_owned(),
+    }
+}
