@@ -4,7 +4,7 @@ use std::{error::Error, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::{generate, operator, rbac, settings::Settings, telemetry};
+use crate::{check, generate, operator, rbac, settings::Settings, telemetry};
 
 /// The Kubernetes operator for ModelTraining and ModelDeployment.
 #[derive(Debug, Parser)]
@@ -18,6 +18,12 @@ pub struct Cli {
 enum Command {
     /// Runs the operator.
     Run(Box<Settings>),
+    /// Asks an address whether it is well; for `helm test`.
+    Check {
+        /// Such as http://stoker.stoker-system.svc:8080/readyz
+        #[arg(long)]
+        url: String,
+    },
     /// Prints both CustomResourceDefinitions.
     Crds,
     /// Prints the rules of the operator's Role, each with its reason.
@@ -45,6 +51,7 @@ pub async fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
             telemetry.stop().await;
             result?;
         }
+        Command::Check { url } => check::check(&url).await?,
         Command::Crds => print!("{}", generate::crds()?),
         Command::Rbac => print!("{}", rbac::manifest()),
         Command::Generate { check: true, root } => generate::check(&root)?,

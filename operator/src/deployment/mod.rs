@@ -8,6 +8,8 @@ mod explain;
 mod fixtures;
 mod memory;
 mod rollout;
+#[cfg(test)]
+mod scenarios;
 mod status;
 mod traffic;
 mod validate;
