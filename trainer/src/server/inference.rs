@@ -143,7 +143,7 @@ async fn measure(State(state): State<Shared>, request: Request, next: Next) -> R
 }
 
 /// A defect costs one request its answer, not the others their connection.
-async fn catch_panic(request: Request, next: Next) -> Response {
+pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
         ApiError::Internal(Incident::log("a handler panicked; the panic's own message stands above")).into_response()
     })

@@ -91,6 +91,15 @@ impl Server {
     /// # Errors
     /// If the model cannot be fetched, verified or loaded.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
+        let (options, metrics) = (self.state.options.clone(), self.state.metrics.clone());
+        self.run_with(async { ServedModel::load(&options, &metrics).await }, stop).await
+    }
+
+    async fn run_with(
+        self,
+        load: impl Future<Output = Result<ServedModel, ServeError>>,
+        stop: CancellationToken,
+    ) -> Result<(), ServeError> {
         let Self { state, inference, management } = self;
         let state = Arc::new(state);
         // Ends the background tasks with this function, however it ends.
@@ -104,7 +113,7 @@ impl Server {
         if let Some(keys) = state.keys.clone() {
             tokio::spawn(async move { keys.keep_fresh(background).await });
         }
-        let served = load_and_serve(&state, stop).await;
+        let served = load_and_serve(&state, load, stop).await;
         clients.drain(if served.is_ok() { state.options.drain_timeout.0 } else { Duration::ZERO }).await;
         probes.drain(MANAGEMENT_DRAIN).await;
         served
@@ -116,10 +125,13 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 /// Ends when the server is to take no more connections.
-async fn load_and_serve(state: &ServerState, stop: CancellationToken) -> Result<(), ServeError> {
+async fn load_and_serve(
+    state: &ServerState,
+    load: impl Future<Output = Result<ServedModel, ServeError>>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
     let options = &state.options;
-    let loading = stop.run_until_cancelled(ServedModel::load(options, &state.metrics)).await;
-    let Some(model) = loading.transpose()? else { return Ok(()) };
+    let Some(model) = stop.run_until_cancelled(load).await.transpose()? else { return Ok(()) };
     tracing::info!(name = options.name, version = options.model_version, digest = model.digest(), "ready");
     state.set_model(model);
     stop.cancelled().await;

@@ -1,6 +1,6 @@
 //! The model that is served, from its artifact to its answers.
 
-use std::{path::Path, sync::Arc};
+use std::{panic::resume_unwind, path::Path, sync::Arc};
 
 use axum::body::Bytes;
 use stoker_crds::{
@@ -18,9 +18,9 @@ use super::{
     protocol::{Inference, InvalidRequest, ModelVersion, Signature, model_metadata},
 };
 use crate::{
-    artifact::{self, Artifact},
+    artifact,
     data::Preprocessor,
-    model::{Predictor, choose_device},
+    model::{ModelError, Predictor, choose_device},
     storage::Access,
 };
 
@@ -55,41 +55,50 @@ impl ServedModel {
         let device = choose_device(&resources)?;
         let folder = Access::from_env(STORAGE_ENV_PREFIX).open(&artifact_uri(&options.model))?;
         let artifact = artifact::open(&folder, options.digest.as_deref()).await?;
-        let predictor = Predictor::load(artifact.file(CONFIG)?, artifact.file(WEIGHTS)?, &device)?;
-        let model = Self::new(options, metrics, &artifact, predictor)?;
+        let (config, weights) = (artifact.file(CONFIG)?.clone(), artifact.file(WEIGHTS)?.clone());
+        // Health is answered meanwhile, however large the weights are.
+        let predictor = tokio::task::spawn_blocking(move || Predictor::load(&config, &weights, &device)).await;
+        let predictor = predictor.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))?;
+        let preprocessor: Preprocessor =
+            serde_json::from_slice(artifact.file(PREPROCESSOR)?).map_err(ServeError::Preprocessor)?;
+        let architecture = predictor.architecture();
+        let (width, outputs) = (preprocessor.input_width(), preprocessor.output_width());
+        if (architecture.input_width, architecture.prediction_width()) != (width, outputs) || width == 0 || outputs == 0
+        {
+            return Err(ServeError::Mismatch);
+        }
+        let predict = move |features: &[f32]| predictor.predict(features);
+        let model = Self::new(options, metrics, artifact.digest, preprocessor, predict)?;
         model.warm_up().await?;
         Ok(model)
     }
 
-    fn new(
+    /// A model whose transforms and computation fit each other.
+    ///
+    /// # Errors
+    /// If the system refuses a thread for the computation.
+    pub(super) fn new(
         options: &ServeOptions,
         metrics: &Metrics,
-        artifact: &Artifact,
-        predictor: Predictor,
+        digest: String,
+        preprocessor: Preprocessor,
+        predict: impl Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + 'static,
     ) -> Result<Self, ServeError> {
-        let preprocessor: Preprocessor =
-            serde_json::from_slice(artifact.file(PREPROCESSOR)?).map_err(ServeError::Preprocessor)?;
-        let (width, outputs) = (preprocessor.input_width(), preprocessor.output_width());
-        let architecture = predictor.architecture();
-        let fits = architecture.input_width == width && architecture.prediction_width() == outputs;
-        if !fits || width == 0 || outputs == 0 {
-            return Err(ServeError::Mismatch);
-        }
         let policy = Policy {
             max_size: options.max_batch_size as usize,
             max_delay: options.max_batch_delay.0,
             max_queue: options.max_queue as usize,
         };
-        let batcher = Batcher::start(policy, width, metrics.clone(), move |features| predictor.predict(features))
-            .map_err(ServeError::Thread)?;
-        let signature = Signature::new(preprocessor.inputs(), preprocessor.output());
+        let batcher = Batcher::start(policy, preprocessor.input_width(), metrics.clone(), predict);
+        let batcher = batcher.map_err(ServeError::Thread)?;
+        let signature = Signature::of(&preprocessor);
         let (name, version) = (options.name.clone(), options.model_version.clone());
         let metadata = model_metadata(ModelVersion { name: &name, version: &version }, &signature).into();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             name,
             version,
-            digest: artifact.digest.clone(),
+            digest,
             signature,
             metadata,
             preprocessor,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{signature::Datatype, values::JsonType};
 
-/// Why a request is refused: each message names the input and the row, and what is expected.
+/// Why a request is refused: each message names the input and the row (from 1), and what is expected.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(in crate::server) enum InvalidRequest {
     #[error("the body is no inference request of the Open Inference Protocol: {0}")]
@@ -21,13 +21,13 @@ pub(in crate::server) enum InvalidRequest {
     Shape { input: String, shape: Shortened },
     #[error("input '{input}' has shape {shape}, and its data holds {values} values")]
     Length { input: String, shape: Shortened, values: usize },
-    #[error("input '{input}', row {row}: data of shape {shape} holds one value per row")]
+    #[error("input '{input}', row {}: data of shape {shape} holds one value per row", .row + 1)]
     Nesting { input: String, row: usize, shape: Shortened },
     #[error("input '{input}' has {rows} rows, and '{other}' has {other_rows}; all inputs need as many")]
     Rows { input: String, rows: usize, other: String, other_rows: usize },
-    #[error("input '{input}', row {row}: found {found}, where datatype {datatype} needs {needed}")]
+    #[error("input '{input}', row {}: found {found}, where datatype {datatype} needs {needed}", .row + 1)]
     Value { input: String, row: usize, found: JsonType, datatype: Datatype, needed: JsonType },
-    #[error("input '{input}', row {row}: not a whole number, as datatype {datatype} needs; send FP64")]
+    #[error("input '{input}', row {}: not a whole number, as datatype {datatype} needs; send FP64", .row + 1)]
     Fraction { input: String, row: usize, datatype: Datatype },
     #[error("the inputs have no rows; send at least one")]
     NoRows,
@@ -40,7 +40,7 @@ pub(in crate::server) enum InvalidRequest {
     #[error("{0}")]
     Transform(#[from] crate::data::TransformError),
     #[error(
-        "row {row}: the prediction is no finite number; the row's inputs lie too far from what the model was trained on"
+        "row {}: the prediction is no finite number; the row's inputs lie too far from what the model was trained on", .row + 1
     )]
     Overflow { row: usize },
 }

@@ -4,9 +4,8 @@ use serde::Serialize;
 
 use super::{
     response::ModelVersion,
-    signature::{Datatype, Signature},
+    signature::{Datatype, Prediction, Signature},
 };
-use crate::data::Output;
 
 /// `$metadata_server_response` of the protocol.
 #[derive(Serialize)]
@@ -56,23 +55,24 @@ pub(in crate::server) fn model_metadata(model: ModelVersion<'_>, signature: &Sig
         shape: vec![-1],
         parameters: None,
     });
-    let outputs = signature.outputs.iter().enumerate().map(|(position, name)| match (&signature.output, position) {
-        (Output::Classes { labels, .. }, 0) => {
-            TensorMetadata { name, datatype: Datatype::Bytes, shape: vec![-1], parameters: Some(Labels { labels }) }
-        }
-        (Output::Classes { labels, .. }, _) => {
-            let classes = i64::try_from(labels.len()).unwrap_or(i64::MAX);
-            TensorMetadata {
-                name,
-                datatype: Datatype::Fp32,
-                shape: vec![-1, classes],
-                parameters: Some(Labels { labels }),
+    let outputs =
+        signature.outputs.iter().enumerate().map(|(position, name)| match (&signature.prediction, position) {
+            (Prediction::Classes(labels), 0) => {
+                TensorMetadata { name, datatype: Datatype::Bytes, shape: vec![-1], parameters: Some(Labels { labels }) }
             }
-        }
-        (Output::Numbers { .. }, _) => {
-            TensorMetadata { name, datatype: Datatype::Fp32, shape: vec![-1], parameters: None }
-        }
-    });
+            (Prediction::Classes(labels), _) => {
+                let classes = i64::try_from(labels.len()).unwrap_or(i64::MAX);
+                TensorMetadata {
+                    name,
+                    datatype: Datatype::Fp32,
+                    shape: vec![-1, classes],
+                    parameters: Some(Labels { labels }),
+                }
+            }
+            (Prediction::Numbers(_), _) => {
+                TensorMetadata { name, datatype: Datatype::Fp32, shape: vec![-1], parameters: None }
+            }
+        });
     let metadata = ModelMetadata {
         name: model.name,
         versions: [model.version],

@@ -4,9 +4,8 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use super::{
     error::InvalidRequest,
-    signature::{Datatype, Signature},
+    signature::{Datatype, Prediction, Signature},
 };
-use crate::data::Output;
 
 /// Who answers: the beginning of each answer.
 #[derive(Clone, Copy, Debug)]
@@ -103,16 +102,16 @@ impl Signature {
     fn output_tensor<'a>(&'a self, output: usize, predictions: &'a [f32], width: usize) -> OutputTensor<'a> {
         let rows = predictions.len() / width;
         let name = &self.outputs[output];
-        match (&self.output, output) {
-            (Output::Classes { labels, .. }, 0) => {
+        match (&self.prediction, output) {
+            (Prediction::Classes(labels), 0) => {
                 let data = Data::Labels { labels, probabilities: predictions };
                 OutputTensor { name, shape: Shape::Column([rows]), datatype: Datatype::Bytes, data }
             }
-            (Output::Classes { .. }, _) => {
+            (Prediction::Classes(_), _) => {
                 let shape = Shape::Matrix([rows, width]);
                 OutputTensor { name, shape, datatype: Datatype::Fp32, data: Data::All(predictions) }
             }
-            (Output::Numbers { .. }, column) => {
+            (Prediction::Numbers(_), column) => {
                 let data = Data::Column { predictions, width, column };
                 OutputTensor { name, shape: Shape::Column([rows]), datatype: Datatype::Fp32, data }
             }

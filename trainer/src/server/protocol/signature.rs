@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{InputColumn, Kind, Output};
+use crate::data::{Kind, Output, Preprocessor};
 
 /// The name of the output that holds the most probable class of each row.
 pub(super) const LABEL: &str = "label";
@@ -63,41 +63,66 @@ impl fmt::Display for Datatype {
     }
 }
 
+/// A raw feature column.
+#[derive(Clone, Debug)]
+pub(super) struct Input {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+}
+
+/// What the numbers of a prediction are.
+#[derive(Clone, Debug)]
+pub(super) enum Prediction {
+    /// The probability of each of these classes.
+    Classes(Vec<String>),
+    /// These target columns.
+    Numbers(Vec<String>),
+}
+
 /// What a model takes and what it gives.
 #[derive(Debug)]
 pub(in crate::server) struct Signature {
-    pub(super) inputs: Vec<InputColumn>,
+    pub(super) inputs: Vec<Input>,
     /// Position in `inputs` by name.
     pub(super) positions: HashMap<String, usize>,
     /// The columns of a batch of requests, in the order of `inputs`.
     pub(super) schema: SchemaRef,
-    pub(super) output: Output,
+    pub(super) prediction: Prediction,
     /// Names of the outputs, in the order in which they are given.
     pub(super) outputs: Vec<String>,
 }
 
 impl Signature {
-    /// The signature of a model with these features and targets.
-    pub(in crate::server) fn new(inputs: &[InputColumn], output: &Output) -> Self {
-        let fields = inputs.iter().map(|input| Field::new(&input.name, arrow_type(input.kind), true));
-        let outputs = match output {
-            Output::Classes { .. } => vec![LABEL.to_owned(), PROBABILITIES.to_owned()],
-            Output::Numbers { columns, .. } => columns.clone(),
+    /// The signature of a model with these transforms.
+    pub(in crate::server) fn of(preprocessor: &Preprocessor) -> Self {
+        let inputs = preprocessor.inputs().iter().map(|input| Input { name: input.name.clone(), kind: input.kind });
+        let prediction = match preprocessor.output() {
+            Output::Classes { labels, .. } => Prediction::Classes(labels.clone()),
+            Output::Numbers { columns, .. } => Prediction::Numbers(columns.clone()),
+        };
+        Self::new(inputs.collect(), prediction)
+    }
+
+    pub(super) fn new(inputs: Vec<Input>, prediction: Prediction) -> Self {
+        let fields: Vec<_> = inputs.iter().map(|input| Field::new(&input.name, arrow_type(input.kind), true)).collect();
+        let outputs = match &prediction {
+            Prediction::Classes(_) => vec![LABEL.to_owned(), PROBABILITIES.to_owned()],
+            Prediction::Numbers(columns) => columns.clone(),
         };
         Self {
-            inputs: inputs.to_vec(),
             positions: inputs.iter().enumerate().map(|(i, input)| (input.name.clone(), i)).collect(),
-            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
-            output: output.clone(),
+            schema: Arc::new(Schema::new(fields)),
+            inputs,
+            prediction,
             outputs,
         }
     }
 
     /// Numbers per row of a prediction.
     pub(super) fn output_width(&self) -> usize {
-        match &self.output {
-            Output::Classes { labels, .. } => labels.len(),
-            Output::Numbers { columns, .. } => columns.len(),
+        match &self.prediction {
+            Prediction::Classes(labels) => labels.len(),
+            Prediction::Numbers(columns) => columns.len(),
         }
     }
 }

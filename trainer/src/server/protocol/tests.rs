@@ -6,20 +6,23 @@ use datafusion::arrow::{
 };
 use serde_json::{Value, json};
 
-use super::{InvalidRequest, ModelVersion, Signature, model_metadata};
-use crate::data::{InputColumn, Kind, Output};
+use super::{
+    InvalidRequest, ModelVersion, Signature, model_metadata,
+    signature::{Input, Prediction},
+};
+use crate::data::Kind;
 
 const MOST_ROWS: usize = 3;
 const MODEL: ModelVersion<'static> = ModelVersion { name: "fruit", version: "7" };
 
-fn inputs() -> Vec<InputColumn> {
+fn inputs() -> Vec<Input> {
     let columns = [("size", Kind::Number), ("colour", Kind::Text), ("ripe", Kind::Boolean)];
-    columns.map(|(name, kind)| InputColumn { name: name.into(), kind }).into()
+    columns.map(|(name, kind)| Input { name: name.into(), kind }).into()
 }
 
 fn classifier() -> Signature {
     let labels = ["apple", "lime", "plum"].map(String::from).into();
-    Signature::new(&inputs(), &Output::Classes { column: "kind".into(), labels })
+    Signature::new(inputs(), Prediction::Classes(labels))
 }
 
 fn tensor(name: &str, shape: Value, datatype: &str, data: Value) -> Value {
@@ -86,22 +89,22 @@ fn each_refusal_names_the_input_and_what_is_expected() {
         (tensor("size", json!([u64::MAX]), "FP64", json!([1])), "input 'size' has shape [18446744073709551615], and"),
         (
             tensor("size", json!([2]), "FP64", json!([[1], [2]])),
-            "input 'size', row 0: data of shape [2] holds one value",
+            "input 'size', row 1: data of shape [2] holds one value",
         ),
         (
             tensor("size", json!([2, 1]), "FP64", json!([[1], [2, 3]])),
-            "input 'size', row 1: data of shape [2, 1] holds",
+            "input 'size', row 2: data of shape [2, 1] holds",
         ),
-        (tensor("size", json!([2, 1]), "FP64", json!([1, [2]])), "input 'size', row 0: data of shape [2, 1] holds"),
-        (tensor("size", json!([2]), "FP64", json!([1, "x"])), "input 'size', row 1: found a text, where datatype FP64"),
-        (tensor("size", json!([2]), "FP64", json!([null, true])), "input 'size', row 1: found true or false, where"),
+        (tensor("size", json!([2, 1]), "FP64", json!([1, [2]])), "input 'size', row 1: data of shape [2, 1] holds"),
+        (tensor("size", json!([2]), "FP64", json!([1, "x"])), "input 'size', row 2: found a text, where datatype FP64"),
+        (tensor("size", json!([2]), "FP64", json!([null, true])), "input 'size', row 2: found true or false, where"),
         (
             tensor("colour", json!([2]), "BYTES", json!(["a", 5])),
-            "input 'colour', row 1: found a number, where datatype",
+            "input 'colour', row 2: found a number, where datatype",
         ),
         (
             tensor("size", json!([2]), "INT64", json!([1, 2.5])),
-            "input 'size', row 1: not a whole number, as datatype INT64",
+            "input 'size', row 2: not a whole number, as datatype INT64",
         ),
         (tensor("colour", json!([1]), "BYTES", json!(["a"])), "input 'colour' has 1 rows, and 'size' has 2"),
     ];
@@ -147,8 +150,8 @@ fn outputs_that_are_not_there_are_refused() {
 
 #[test]
 fn long_names_and_lists_are_cut_in_messages() {
-    let columns = (0..100).map(|i| InputColumn { name: format!("c{i}"), kind: Kind::Number }).collect::<Vec<_>>();
-    let signature = Signature::new(&columns, &Output::Numbers { columns: vec!["y".into()] });
+    let columns = (0..100).map(|i| Input { name: format!("c{i}"), kind: Kind::Number }).collect::<Vec<_>>();
+    let signature = Signature::new(columns, Prediction::Numbers(vec!["y".into()]));
     let request = json!({"inputs": [tensor(&"ä".repeat(5000), json!([1]), "FP64", json!([1]))]});
     let refused = signature.decode(request.to_string().as_bytes(), MOST_ROWS).unwrap_err().to_string();
     assert!(refused.len() < 1000 && refused.ends_with("'c15' and 84 more, which GET of the model lists"), "{refused}");
@@ -172,7 +175,7 @@ fn a_classifier_answers_labels_and_probabilities() {
 
 #[test]
 fn a_regression_answers_one_output_per_target() {
-    let signature = Signature::new(&inputs(), &Output::Numbers { columns: vec!["price".into(), "age".into()] });
+    let signature = Signature::new(inputs(), Prediction::Numbers(vec!["price".into(), "age".into()]));
     let body = signature.encode(MODEL, None, &[1, 0], &[1.5, -2.0, 3.0, 4.0]).unwrap();
     let answer: Value = serde_json::from_slice(&body).unwrap();
     let outputs = json!([

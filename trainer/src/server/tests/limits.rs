@@ -1,0 +1,116 @@
+//! What a request may cost.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::body::Bytes;
+use futures::stream;
+
+use super::*;
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused_before_it_is_read() {
+    let fruit = Fruit::classifier().await;
+    let state = fruit.loaded(&["--max-body-bytes", "1024"]).await;
+    let refused = ask(&state, post("/v2/models/fruit/infer", vec![b' '; 1025])).await;
+    assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(refused.error().contains("1024 bytes"), "{}", refused.error());
+    assert_eq!(refused.headers["connection"], "close");
+}
+
+#[tokio::test]
+async fn an_endless_body_is_refused_when_the_limit_is_reached() {
+    let fruit = Fruit::classifier().await;
+    let state = fruit.loaded(&["--max-body-bytes", "1024"]).await;
+    let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(b"                ")));
+    let refused = ask(&state, post("/v2/models/fruit/infer", Body::from_stream(endless))).await;
+    assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_body_in_pieces_is_put_together() {
+    let fruit = Fruit::classifier().await;
+    let state = fruit.loaded(&[]).await;
+    let body = rows(40).to_string();
+    let pieces: Vec<_> =
+        body.as_bytes().chunks(7).map(|piece| Ok::<_, Infallible>(Bytes::copy_from_slice(piece))).collect();
+    let answer = ask(&state, post("/v2/models/fruit/infer", Body::from_stream(stream::iter(pieces)))).await;
+    assert_eq!((answer.status, &answer.body["outputs"][0]["shape"]), (StatusCode::OK, &json!([40])), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_answered_with_408() {
+    let fruit = Fruit::classifier().await;
+    let state = fruit.loaded(&["--timeout", "10ms"]).await;
+    let never = stream::pending::<Result<Bytes, Infallible>>();
+    assert_eq!(
+        ask(&state, post("/v2/models/fruit/infer", Body::from_stream(never))).await.status,
+        StatusCode::REQUEST_TIMEOUT
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_answered_with_400() {
+    let fruit = Fruit::classifier().await;
+    let state = fruit.loaded(&[]).await;
+    let broken = stream::iter([Ok(Bytes::from_static(b"{\"inputs\"")), Err(std::io::Error::other("reset"))]);
+    let answer = ask(&state, post("/v2/models/fruit/infer", Body::from_stream(broken))).await;
+    assert_eq!((answer.status, answer.error()), (StatusCode::BAD_REQUEST, "the body ended before it was complete"));
+}
+
+#[tokio::test]
+async fn a_computation_that_takes_too_long_is_answered_with_504() {
+    let fruit = Fruit::classifier().await;
+    let state = ServerState::new(fruit.options(&["--timeout", "10ms"])).unwrap();
+    let (_gate, predict) = Gate::new(3, fruit.preprocessor.input_width());
+    state.set_model(fruit.computed_by(&state.options, &state.metrics, predict));
+    assert_eq!(ask(&Arc::new(state), infer(&rows(1))).await.status, StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_answered_with_503_and_when_to_try_again() {
+    let fruit = Fruit::classifier().await;
+    let state = ServerState::new(fruit.options(&["--max-queue", "4", "--max-batch-delay", "0s"])).unwrap();
+    let (gate, predict) = Gate::new(3, fruit.preprocessor.input_width());
+    state.set_model(fruit.computed_by(&state.options, &state.metrics, predict));
+    let state = Arc::new(state);
+    let waiting = |n: usize| {
+        let state = Arc::clone(&state);
+        tokio::spawn(async move { ask(&state, infer(&rows(n))).await.status })
+    };
+    let queue = async |rows: i64| {
+        while state.metrics.queued_rows.get() != rows {
+            tokio::task::yield_now().await;
+        }
+    };
+    let computed = waiting(1);
+    while state.metrics.stats("").in_flight < 1 {
+        tokio::task::yield_now().await;
+    }
+    queue(0).await;
+    let queued = waiting(3);
+    queue(3).await;
+    let refused = ask(&state, infer(&rows(2))).await;
+    assert_eq!(
+        (refused.status, &refused.headers["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+    gate.let_one_go();
+    gate.let_one_go();
+    assert_eq!((computed.await.unwrap(), queued.await.unwrap()), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(state.metrics.stats("").errors, 1);
+}
+
+#[tokio::test]
+async fn slow_bodies_do_not_fill_the_memory() {
+    let fruit = Fruit::classifier().await;
+    // The budget is four bodies of the greatest length, each of which may be as long when its length is not said.
+    let state = fruit.loaded(&["--max-body-bytes", "67108864", "--timeout", "200ms"]).await;
+    let slow = || post("/v2/models/fruit/infer", Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()));
+    let asked: Vec<_> = (0..5).map(|_| ask(&state, slow())).collect();
+    let mut answers: Vec<_> =
+        futures::future::join_all(asked).await.iter().map(|answer| answer.status.as_u16()).collect();
+    answers.sort_unstable();
+    assert_eq!(answers, [408, 408, 408, 408, 503]);
+    let next = tokio::time::timeout(Duration::from_secs(60), ask(&state, infer(&rows(1)))).await.unwrap();
+    assert_eq!(next.status, StatusCode::OK);
+}
