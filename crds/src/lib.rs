@@ -17,6 +17,8 @@ pub mod duration;
 pub mod metric;
 pub mod progress;
 pub mod report;
+#[cfg(feature = "kinds")]
+pub mod reference;
 mod schema;
 pub mod serving;
 pub mod training;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use stoker_crds::crd;
+use stoker_crds::{crd, reference};
 
 use crate::rbac;
 
@@ -51,6 +51,7 @@ fn files() -> Result<Vec<(PathBuf, String)>, GenerateError> {
     let [training, deployment] = crd::manifests()?;
     let crds = [("modeltrainings", yaml(&training)?), ("modeldeployments", yaml(&deployment)?)];
     let mut files = vec![("charts/stoker/files/rbac.yaml".into(), format!("{HEADER}{}", rbac::manifest()))];
+    files.push(("docs/reference.md".into(), reference::markdown()?));
     for (name, content) in crds {
         for folder in ["crds", "charts/stoker/files/crds"] {
             files.push((Path::new(folder).join(name).with_extension("yaml"), format!("{HEADER}{content}")));

@@ -89,13 +89,12 @@ impl Pipeline {
         fitted: Arc<Fitted>,
     ) -> Result<BTreeMap<Split, Evaluation>, RunError> {
         self.tracker.update(|progress| progress.stage = Stage::Evaluating);
-        let loss = self.config.train.loss;
         let evaluations: BTreeMap<Split, Evaluation> = on_own_thread(move || {
             [(Split::Train, &prepared.train), (Split::Validation, &prepared.validation), (Split::Test, &prepared.test)]
                 .into_iter()
                 .filter(|(_, rows)| !rows.is_empty())
                 .map(|(split, rows)| {
-                    Ok((split, training::evaluate(&fitted.predictor, rows, &prepared.preprocessor, loss)?))
+                    Ok((split, training::evaluate(&fitted.predictor, rows, &prepared.preprocessor)?))
                 })
                 .collect::<Result<_, RunError>>()
         })
