@@ -1,0 +1,30 @@
+//! The examples, from which what is measured is taken.
+
+use std::path::{Path, PathBuf};
+
+use kube::{Resource, core::TypeMeta};
+use serde::de::DeserializeOwned;
+use stoker_e2e::{Error, Result, manifest};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+
+/// The folder of the examples, from the root on and without detours.
+///
+/// # Errors
+/// If the checkout that this was built from is gone.
+pub(crate) fn folder() -> Result<PathBuf> {
+    Path::new(FOLDER).canonicalize().map_err(|source| Error::File { path: FOLDER.into(), source })
+}
+
+/// The first resource of a kind in an example.
+///
+/// # Errors
+/// If the file does not hold one.
+pub(crate) fn resource<K: Resource<DynamicType = ()> + DeserializeOwned>(file: &str) -> Result<K> {
+    let path = folder()?.join(file);
+    let is_wanted = |types: &TypeMeta| types.kind == K::kind(&());
+    let objects = manifest::read(&path)?;
+    let found = objects.into_iter().find(|object| object.types.as_ref().is_some_and(is_wanted));
+    let parsed = serde_json::to_value(found).and_then(serde_json::from_value);
+    parsed.map_err(|error| Error::Manifest { file: path.display().to_string(), message: error.to_string() })
+}
