@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -12,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Resource,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams},
     core::NamespaceResourceScope,
 };
 use serde_json::{Value, json};
@@ -172,6 +173,21 @@ pub(crate) async fn running_pod(namespace: &Namespace, training: &str) -> String
         })
         .await
         .unwrap()
+}
+
+/// Waits until a pod's log holds a text.
+pub(crate) async fn logged(namespace: &Namespace, pod: &str, text: &str) {
+    let follow = LogParams { follow: true, ..LogParams::default() };
+    let mut lines = namespace.api::<Pod>().log_stream(pod, &follow).await.unwrap().lines();
+    let found = async {
+        while let Some(line) = lines.try_next().await.unwrap() {
+            if line.contains(text) {
+                return;
+            }
+        }
+        panic!("pod {pod} ended before it logged '{text}'");
+    };
+    tokio::time::timeout(LIMIT, found).await.unwrap_or_else(|_| panic!("pod {pod} did not log '{text}'"));
 }
 
 /// Waits until nothing of a kind with these labels is left.
