@@ -50,11 +50,11 @@ impl<V: PartialEq> Owned<V> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).get(owner)?.get(name).cloned()
     }
 
-    /// Every object, with its owner.
-    pub fn all(&self) -> Vec<(Owner, Arc<V>)> {
+    /// The objects that are wanted, each with its owner.
+    pub fn select(&self, wanted: impl Fn(&Owner, &V) -> bool) -> Vec<(Owner, Arc<V>)> {
         let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
-        let all = views.iter().flat_map(|(owner, views)| views.values().map(|view| (owner.clone(), view.clone())));
-        all.collect()
+        let all = views.iter().flat_map(|(owner, views)| views.values().map(move |view| (owner, view)));
+        all.filter(|(owner, view)| wanted(owner, view)).map(|(owner, view)| (owner.clone(), view.clone())).collect()
     }
 
     /// Takes note of an object, as it was answered to a request of our own: the watch tells it a little later.
@@ -170,6 +170,6 @@ mod tests {
         let changed: Vec<Owner> =
             block_on(cache.clone().follow(stream::iter(events), |_: ConfigMap| ()).try_collect()).unwrap();
         assert_eq!(changed.len(), 2);
-        assert!(cache.all().is_empty());
+        assert!(cache.select(|_, ()| true).is_empty());
     }
 }

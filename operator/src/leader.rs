@@ -75,6 +75,17 @@ enum Claim {
     Wait(Duration),
 }
 
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    /// The Lease is held anew.
+    Done,
+    /// It may be tried again.
+    Failed,
+    /// Another replica holds it.
+    Lost,
+}
+
 impl Election {
     /// An election among the replicas that share the Lease of that API's namespace.
     pub fn new(api: Api<Lease>, identity: String, fence: Fence) -> Self {
@@ -114,7 +125,7 @@ impl Election {
         }
     }
 
-    /// Holds the Lease, and returns it as it is when it could not be renewed in time, or is another one's.
+    /// Holds the Lease; returns when it could not be renewed in time, or is another one's.
     pub async fn hold(&self, lease: &mut Lease) {
         let mut renewed_at = Instant::now();
         let mut wait = RENEW_EVERY;
@@ -122,17 +133,31 @@ impl Election {
             tokio::time::sleep(wait).await;
             let started = Instant::now();
             let left = HOLDS_FOR.saturating_sub(renewed_at.elapsed());
-            match tokio::time::timeout(left, self.write(renewed(lease.clone(), Timestamp::now()))).await {
-                Ok(Ok(written)) => {
-                    *lease = written;
-                    renewed_at = started;
-                    wait = RENEW_EVERY;
+            match tokio::time::timeout(left, self.renew(lease)).await {
+                Ok(Renewal::Done) => (renewed_at, wait) = (started, RENEW_EVERY),
+                Ok(Renewal::Failed) => wait = RETRY_AFTER.min(HOLDS_FOR.saturating_sub(renewed_at.elapsed())),
+                Ok(Renewal::Lost) | Err(_) => return self.fence.close(),
+            }
+        }
+    }
+
+    async fn renew(&self, lease: &mut Lease) -> Renewal {
+        match self.write(renewed(lease.clone(), Timestamp::now())).await {
+            Ok(written) => {
+                *lease = written;
+                Renewal::Done
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the Lease could not be renewed");
+                match self.api.get(LEASE).await {
+                    Ok(found) if holder(&found) != Some(&self.identity) => Renewal::Lost,
+                    // A renewal whose answer was lost has changed the version.
+                    Ok(found) => {
+                        *lease = found;
+                        Renewal::Failed
+                    }
+                    Err(_) => Renewal::Failed,
                 }
-                Ok(Err(error)) if !is_held_by_another(&error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the Lease could not be renewed");
-                    wait = RETRY_AFTER.min(HOLDS_FOR.saturating_sub(renewed_at.elapsed()));
-                }
-                Ok(Err(_)) | Err(_) => return self.fence.close(),
             }
         }
     }
@@ -186,10 +211,6 @@ fn claim(lease: Option<&Lease>, identity: &str, unchanged_for: Duration) -> Clai
 
 fn holder(lease: &Lease) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
-}
-
-fn is_held_by_another(error: &Error) -> bool {
-    matches!(error, Error::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_conflict()))
 }
 
 fn taken(lease: Lease, identity: &str, now: Timestamp) -> Lease {
@@ -261,6 +282,19 @@ mod tests {
         assert_eq!((holder(&lease).map(String::as_str), lease.metadata.resource_version.as_deref()), (Some("b"), Some("7")));
         let [_, put] = server.requests().await.try_into().unwrap();
         assert_eq!(put.body["spec"]["holderIdentity"], "b");
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_another_replica_has_taken_is_not_taken_back() {
+        let path = "/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases/stoker";
+        let server = ApiServer::expecting([
+            Step::refuse("PUT", path, 409, "Conflict", "the object has been modified"),
+            Step::get(path, json!(held_by("b"))),
+        ]);
+        let election = Election::new(Api::namespaced(server.client(), "stoker-system"), "a".into(), Fence::default());
+        assert_eq!(election.renew(&mut held_by("a")).await, Renewal::Lost);
+        drop(election);
+        server.requests().await;
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use kube::{Api, Client};
+use kube::Api;
 use prometheus_client::registry::Registry;
 use stoker_crds::{Progress, progress, serving, serving::ServerStats};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +17,7 @@ use crate::{
     metrics::Metrics,
     poll::Poller,
     probes,
+    requests::counted_client,
     settings::Settings,
     training,
     watches::{self, Bell, Writers},
@@ -53,9 +54,9 @@ pub enum Fatal {
 /// If it cannot start, or has to stop.
 pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let settings = Arc::new(settings);
-    let client = Client::try_default().await.map_err(Box::new)?;
     let fence = Fence::default();
     let mut registry = Registry::with_prefix("stoker");
+    let client = counted_client(&mut registry).await.map_err(Box::new)?;
     let metrics = Arc::new(Metrics::new(&mut registry));
     let shared = Shared { settings: settings.clone(), client: client.clone(), fence: fence.clone(), metrics };
     let scopes = scopes(&shared);

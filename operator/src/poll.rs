@@ -1,7 +1,7 @@
 //! Asks running pods how they fare, over plain HTTP inside the cluster: progress of trainers, figures of servers.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -135,6 +135,10 @@ impl<T> Polled<T> {
         by_uid.insert(uid.to_owned(), Answers { latest: (at, Arc::new(answer)), before });
     }
 
+    fn uids(&self) -> HashSet<String> {
+        self.by_uid.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     fn retain(&self, keep: impl Fn(&str) -> bool) {
         self.by_uid.write().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| keep(uid));
     }
@@ -188,7 +192,7 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
 
     fn running(&self) -> Vec<(Owner, Arc<PodView>)> {
         let is_running = |pod: &PodView| pod.state == State::Running && pod.ip.is_some();
-        self.pods.all().into_iter().filter(|(owner, pod)| (self.selects)(owner) && is_running(pod)).collect()
+        self.pods.select(|owner, pod| (self.selects)(owner) && is_running(pod))
     }
 
     /// With many pods, each is asked more seldom.
@@ -199,11 +203,15 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
     }
 
     fn forget_others(&self, running: &[(Owner, Arc<PodView>)], turns: &Mutex<HashMap<String, Turn>>) {
-        let uids: std::collections::HashSet<&str> = running.iter().map(|(_, pod)| pod.uid.as_str()).collect();
+        let uids: HashSet<&str> = running.iter().map(|(_, pod)| pod.uid.as_str()).collect();
         turns.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid.as_str()));
         // The last answer is still wanted when the pod has ended, until the pod is gone.
-        let known: std::collections::HashSet<String> = self.pods.all().into_iter().map(|(_, pod)| pod.uid.clone()).collect();
-        self.polled.retain(|uid| known.contains(uid));
+        let answered: HashSet<String> = self.polled.uids();
+        if !answered.is_empty() {
+            let there = self.pods.select(|_, pod| answered.contains(&pod.uid));
+            let there: HashSet<&str> = there.iter().map(|(_, pod)| pod.uid.as_str()).collect();
+            self.polled.retain(|uid| there.contains(uid));
+        }
     }
 
     async fn ask(

@@ -43,6 +43,9 @@ use crate::{
 /// How many objects a page of an initial list holds: few, since a page is in memory as a whole.
 const PAGE: u32 = 100;
 
+/// The copy of its spec that `kubectl apply` leaves on an object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// The writing ends of the stores of both kinds.
 pub struct Writers {
     /// Of ModelTrainings.
@@ -124,7 +127,10 @@ fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    watcher(api, config.page_size(PAGE)).default_backoff().modify(|object| object.managed_fields_mut().clear())
+    watcher(api, config.page_size(PAGE)).default_backoff().modify(|object| {
+        object.managed_fields_mut().clear();
+        object.annotations_mut().remove(LAST_APPLIED);
+    })
 }
 
 /// The changes of the metadata of a kind of which Stoker owns objects.

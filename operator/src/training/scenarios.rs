@@ -14,12 +14,12 @@ use crate::{
 const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/team/networkpolicies/stoker-trainers";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/team/configmaps";
 const JOBS: &str = "/apis/batch/v1/namespaces/team/jobs";
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 const STATUS: &str = "/apis/stoker.dev/v1alpha1/namespaces/team/modeltrainings/digits/status";
 
-/// The status that was written last.
+/// The status that was written.
 fn written(requests: &[Seen]) -> ModelTrainingStatus {
-    let last = requests.last().unwrap();
-    assert_eq!(last.path, STATUS);
+    let last = requests.iter().rev().find(|request| request.path == STATUS).unwrap();
     serde_json::from_value(last.body["status"].clone()).unwrap()
 }
 
@@ -101,7 +101,7 @@ async fn a_changed_spec_of_a_finished_training_starts_the_next_run() {
 async fn a_spec_that_cannot_be_run_is_said_in_status() {
     let mut training = fixtures::training();
     training.spec.storage = None;
-    let server = ApiServer::expecting([status_written()]);
+    let server = ApiServer::expecting([status_written(), Step::echo("POST", EVENTS)]);
     let (context, _writers) = server.context();
     let error = reconcile(Arc::new(training), Arc::new(context)).await.unwrap_err();
     assert!(matches!(error, Error::Invalid { reason: Reason::InvalidConfig, .. }), "{error:?}");
@@ -115,6 +115,7 @@ async fn a_refusal_of_the_api_server_is_said_in_status() {
         Step::echo("POST", CONFIG_MAPS),
         Step::refuse("POST", JOBS, 403, "Forbidden", "jobs \"digits-1\" is forbidden: exceeded quota: jobs"),
         status_written(),
+        Step::echo("POST", EVENTS),
     ]);
     let (context, _writers) = server.context();
     reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap_err();
@@ -131,6 +132,7 @@ async fn an_object_of_somebody_else_is_left_alone() {
         Step::refuse("POST", CONFIG_MAPS, 409, "AlreadyExists", "configmaps \"digits-1\" already exists"),
         Step::get(format!("{CONFIG_MAPS}/digits-1"), foreign),
         status_written(),
+        Step::echo("POST", EVENTS),
     ]);
     let (context, _writers) = server.context();
     reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap_err();
