@@ -1,10 +1,34 @@
 //! From raw files to rows of numbers.
+//!
+//! The steps, each a module: [`source`] lists the files, [`discover`] finds their columns, [`columns`] resolves what the
+//! configuration asks of them; [`read`] reads them as one table, [`clean`] applies the [`rules`] and orders the rows,
+//! [`split`] and [`classes`] divide them; [`fit`] fits the [`Preprocessor`] on the training split, which then converts
+//! all three. The rows are ordered by a hash of their content, so that files' names and order and the number of threads
+//! change nothing.
 
+mod classes;
+mod clean;
+mod columns;
+mod convert;
+mod discover;
+mod encoding;
 mod error;
+mod fit;
+mod glob;
+mod pipeline;
 mod preprocessor;
+mod read;
 mod rows;
+mod rules;
+mod scan;
+mod session;
+mod source;
+mod split;
+mod staging;
+#[cfg(test)]
+mod tests;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use datafusion::arrow::record_batch::RecordBatch;
 use stoker_crds::{
@@ -14,10 +38,14 @@ use stoker_crds::{
 
 pub use self::{
     error::DataError,
-    preprocessor::{InputColumn, Kind, Output, Preprocessor, TransformError},
+    preprocessor::{Categories, Encoding, Fill, InputColumn, Kind, Output, Preprocessor, Scaling, TransformError},
     rows::Rows,
 };
+use self::{pipeline::Pipeline, session::Limits};
 use crate::storage::Access;
+
+/// How often the counts are told while rows are read.
+const STATS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Data that is ready to be trained on.
 #[derive(Debug)]
@@ -34,7 +62,10 @@ pub struct Prepared {
     pub test: Rows,
 }
 
-/// Reads, cleans, splits and converts data.
+/// Reads, cleans, splits and converts data. `on_stats` is told the counts as they grow.
+///
+/// The same data and configuration give the same rows in the same order, whatever the files' order and the number of
+/// threads. Temporary files in `scratch` have no names, and vanish with what is returned.
 ///
 /// # Errors
 /// If the data cannot be read or trained on.
@@ -45,11 +76,22 @@ pub async fn prepare(
     scratch: &Path,
     on_stats: &(dyn Fn(&DataStats) + Send + Sync),
 ) -> Result<Prepared, DataError> {
-    on_stats(&DataStats::default());
-    todo!("{data:?} {task:?} {access:?} {scratch:?}")
+    let pipeline = Pipeline::new(data, task, access, scratch, Limits::of_machine());
+    let work = async { pipeline.convert(pipeline.split().await?).await };
+    tokio::pin!(work);
+    let mut interval = tokio::time::interval(STATS_INTERVAL);
+    let prepared = loop {
+        tokio::select! {
+            prepared = &mut work => break prepared,
+            _ = interval.tick() => on_stats(&pipeline.stats()),
+        }
+    };
+    on_stats(&pipeline.stats());
+    prepared
 }
 
-/// The raw rows of the test split, feature and target columns: the same rows that [`prepare`] puts into `test`.
+/// The raw rows of the test split, feature and target columns: the same rows that [`prepare`] puts into `test`, in the
+/// same order. Points in time are numbers, in seconds since 1970.
 ///
 /// # Errors
 /// If the data cannot be read.
@@ -59,5 +101,6 @@ pub async fn held_out(
     access: &Access,
     scratch: &Path,
 ) -> Result<Vec<RecordBatch>, DataError> {
-    todo!("{data:?} {task:?} {access:?} {scratch:?}")
+    let splits = Pipeline::new(data, task, access, scratch, Limits::of_machine()).split().await?;
+    splits.test.read()?.collect()
 }

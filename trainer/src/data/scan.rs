@@ -1,0 +1,149 @@
+//! Reading one file: its columns, and its rows as a stream of batches.
+
+use std::{collections::BTreeSet, io::Cursor, sync::Arc};
+
+use datafusion::{
+    arrow::{
+        csv::reader::Format as CsvHeader,
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
+    datasource::{
+        file_format::{
+            FileFormat, csv::CsvFormat, file_compression_type::FileCompressionType, json::JsonFormat,
+            parquet::ParquetFormat,
+        },
+        listing::PartitionedFile,
+        object_store::ObjectStoreUrl,
+        physical_plan::FileScanConfigBuilder,
+        table_schema::TableSchema,
+    },
+    error::DataFusionError,
+    execution::SendableRecordBatchStream,
+    prelude::SessionContext,
+};
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+use stoker_crds::training::data::{Csv, Format};
+
+use super::{DataError, source::SourceFile};
+
+/// Bytes from the start of a text file that hold its header or the sample of its lines; more if no line ends in them.
+const HEAD: usize = 1 << 20;
+
+/// How the files of a source are read.
+#[derive(Clone)]
+pub(super) struct Scanner {
+    context: SessionContext,
+    store: ObjectStoreUrl,
+    pub(super) format: Format,
+    csv: Csv,
+}
+
+impl Scanner {
+    /// A reader of files that all lie in the store of the first one.
+    pub(super) fn new(
+        context: &SessionContext,
+        files: &[SourceFile],
+        format: Format,
+        csv: &Csv,
+    ) -> Result<Self, DataError> {
+        let store = ObjectStoreUrl::parse("source://files").map_err(DataError::internal)?;
+        if let Some(file) = files.first() {
+            context.runtime_env().register_object_store(store.as_ref(), Arc::clone(&file.folder.store));
+        }
+        Ok(Self { context: context.clone(), store, format, csv: csv.clone() })
+    }
+
+    fn file_format(&self, compression: FileCompressionType) -> Arc<dyn FileFormat> {
+        match self.format {
+            // A value in quotes may hold a line break, so a file is not cut at line breaks to be read in parallel.
+            Format::Csv => Arc::new(
+                CsvFormat::default()
+                    .with_has_header(self.csv.header)
+                    .with_delimiter(self.delimiter())
+                    .with_newlines_in_values(true)
+                    .with_file_compression_type(compression),
+            ),
+            Format::JsonLines => Arc::new(JsonFormat::default().with_file_compression_type(compression)),
+            Format::Parquet => Arc::new(ParquetFormat::default()),
+        }
+    }
+
+    fn delimiter(&self) -> u8 {
+        self.csv.delimiter.bytes().next().unwrap_or(b',')
+    }
+
+    /// The columns of a CSV file, in their order; all are text at first.
+    pub(super) async fn csv_schema(&self, file: &SourceFile) -> Result<SchemaRef, DataError> {
+        let head = self.head(file).await?;
+        let header = CsvHeader::default().with_header(self.csv.header).with_delimiter(self.delimiter());
+        let (schema, _) = header
+            .infer_schema(Cursor::new(head), Some(0))
+            .map_err(|error| DataError::reading(file, 0, error.into()))?;
+        let fields: Vec<_> =
+            schema.fields().iter().map(|field| Field::new(field.name(), DataType::Utf8, true)).collect();
+        let mut names = BTreeSet::new();
+        match fields.iter().find(|field| !names.insert(field.name())) {
+            Some(field) => Err(DataError::Unparsable(format!(
+                "{} has more than one column '{}': rename them, so that each name stands once",
+                file.uri(),
+                field.name()
+            ))),
+            None => Ok(Arc::new(Schema::new(fields))),
+        }
+    }
+
+    /// The columns of a Parquet file, in their order.
+    pub(super) async fn parquet_schema(&self, file: &SourceFile) -> Result<SchemaRef, DataError> {
+        let (state, store) = (self.context.state(), &file.folder.store);
+        let schema = ParquetFormat::default().infer_schema(&state, store, std::slice::from_ref(&file.meta)).await;
+        schema.map_err(|error| DataError::reading(file, 0, error))
+    }
+
+    /// The uncompressed start of a text file: whole lines, at least one.
+    pub(super) async fn head(&self, file: &SourceFile) -> Result<Vec<u8>, DataError> {
+        let folder = &file.folder;
+        let bytes = folder.store.get(&folder.path).await.map_err(|error| folder.error(error))?.into_stream();
+        let bytes = bytes.map_err(DataFusionError::from).boxed();
+        let failed = |error| DataError::reading(file, 0, error);
+        let mut bytes = compression(file.uri()).convert_stream(bytes).map_err(failed)?;
+        let mut head = Vec::new();
+        while let Some(chunk) = bytes.try_next().await.map_err(failed)? {
+            head.extend_from_slice(&chunk);
+            if head.len() >= HEAD
+                && let Some(end) = head.iter().rposition(|byte| *byte == b'\n')
+            {
+                head.truncate(end + 1);
+                break;
+            }
+        }
+        Ok(head)
+    }
+
+    /// The rows of a file, its columns as `schema` says, of which only those of `projection` are read.
+    pub(super) async fn rows(
+        &self,
+        file: &SourceFile,
+        schema: &SchemaRef,
+        projection: Vec<usize>,
+    ) -> Result<SendableRecordBatchStream, DataFusionError> {
+        let context = &self.context;
+        let format = self.file_format(compression(file.uri()));
+        let source = format.file_source(TableSchema::from(Arc::clone(schema)));
+        let config = FileScanConfigBuilder::new(self.store.clone(), source)
+            .with_file(PartitionedFile::new_from_meta(file.meta.clone()))
+            .with_projection_indices(Some(projection))?
+            .build();
+        format.create_physical_plan(&context.state(), config).await?.execute(0, context.task_ctx())
+    }
+}
+
+fn compression(uri: &str) -> FileCompressionType {
+    match uri.rsplit('.').next() {
+        Some("gz") => FileCompressionType::GZIP,
+        Some("bz2") => FileCompressionType::BZIP2,
+        Some("xz") => FileCompressionType::XZ,
+        Some("zst") => FileCompressionType::ZSTD,
+        _ => FileCompressionType::UNCOMPRESSED,
+    }
+}

@@ -1,0 +1,93 @@
+use super::*;
+
+#[tokio::test]
+async fn equal_rows_are_dropped_and_counted_if_asked() {
+    let bucket = Bucket::new(&[("1.csv", "x,id,y\n1,a,2\n1,b,2\n3,c,4\n"), ("2.csv", "x,id,y\n1.0,d,2\n")]);
+    let change = |duplicates| json!({"features": ["x"], "clean": {"duplicates": duplicates}});
+    let kept = bucket.prepare(&data("s3://b/*.csv", change("Keep")), Task::Regression).await.unwrap();
+    assert_eq!((kept.train.len(), dropped(&kept)), (4, vec![("missing", 0)]));
+    let unique = bucket.prepare(&data("s3://b/*.csv", change("Drop")), Task::Regression).await.unwrap();
+    assert_eq!((unique.train.len(), dropped(&unique)), (2, vec![("duplicates", 2), ("missing", 0)]));
+    assert_eq!(unique.stats.rows_read, 4);
+}
+
+#[tokio::test]
+async fn rows_that_fail_a_predicate_are_dropped_and_a_null_fails() {
+    let bucket =
+        Bucket::new(&[("d.csv", "Age,day,y\n5,2024-01-01,1\n,2024-01-02,1\n200,2024-01-03,1\n7,2023-01-01,1\n")]);
+    let require = json!({
+        "features": ["Age"],
+        "clean": {"require": ["Age BETWEEN 0 AND 120", "day >= '2024-01-01'"], "missing": {"strategy": "Mean"}},
+    });
+    let prepared = bucket.prepare(&data("s3://b/d.csv", require), Task::Regression).await.unwrap();
+    assert_eq!(prepared.train.len(), 1);
+    assert_eq!(dropped(&prepared), [("missing", 0), ("require", 3)]);
+}
+
+#[tokio::test]
+async fn rows_without_a_target_or_a_needed_feature_are_dropped() {
+    let bucket = Bucket::new(&[("d.csv", "a,b,y\n1,,1\n,x,1\nNaN,x,1\n2,x,\n3,x,NaN\n4,y,1\n")]);
+    let clean = json!({"clean": {"missing": {"columns": {"b": {"strategy": "Constant", "value": "none"}}}}});
+    let prepared = bucket.prepare(&data("s3://b/d.csv", clean), Task::Regression).await.unwrap();
+    assert_eq!((prepared.train.len(), dropped(&prepared)), (2, vec![("missing", 4)]));
+}
+
+#[tokio::test]
+async fn outliers_leave_the_training_split_alone() {
+    let mut text = lines(200);
+    text += &(0..20).map(|row| format!("{},1\n", 1e6 + f64::from(row))).collect::<String>();
+    let bucket = Bucket::new(&[("d.csv", &text)]);
+    let config = json!({
+        "split": {"train": 0.5, "validation": 0.0, "test": 0.5},
+        "clean": {"outliers": {"zScore": 2.0}},
+        "transform": {"numeric": "None"},
+    });
+    let prepared = bucket.prepare(&data("s3://b/d.csv", config), Task::Regression).await.unwrap();
+    let far = |rows: &Rows| all(rows).iter().filter(|(features, _)| features[0] >= 1e6).count() as u64;
+    let outliers = prepared.stats.rows_dropped["outliers"];
+    assert_eq!((far(&prepared.train), prepared.stats.train), (0, 110 - outliers));
+    assert_eq!(far(&prepared.test), 20 - outliers);
+    assert!((1..20).contains(&outliers), "{outliers}");
+}
+
+#[tokio::test]
+async fn statistics_are_those_of_the_rows_that_are_left_after_outliers() {
+    let text = lines(100) + "100000,1\n";
+    let bucket = Bucket::new(&[("d.csv", &text)]);
+    let config = json!({"clean": {"outliers": {"zScore": 3.0}}, "transform": {"numeric": "MinMax"}});
+    let prepared = bucket.prepare(&data("s3://b/d.csv", config), Task::Regression).await.unwrap();
+    let largest = all(&prepared.train).iter().map(|(features, _)| features[0]).fold(0.0, f32::max);
+    assert_eq!((prepared.stats.rows_dropped["outliers"], largest), (1, 1.0));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_memory_is_spilled() {
+    let text = |from: usize| {
+        let rows = (from..from + 60_000).map(|row| format!("{row},text number {row},{}\n", row % 3));
+        std::iter::once("x,t,y\n".to_owned()).chain(rows).collect::<String>()
+    };
+    let bucket = Bucket::new(&[("1.csv", &text(0)), ("2.csv", &text(30_000))]);
+    let config =
+        data("s3://b/*.csv", json!({"features": ["x"], "clean": {"duplicates": "Drop", "require": ["t <> ''"]}}));
+    let roomy = bucket.prepare(&config, Task::Regression).await.unwrap();
+    let tight = Limits { memory: 24 << 20, rows_in_memory: 0, ..LIMITS };
+    let tight = bucket.prepare_within(&config, Task::Regression, tight).await.unwrap();
+    assert_eq!((roomy.stats.train, dropped(&roomy)[0]), (90_000, ("duplicates", 30_000)));
+    assert_eq!(roomy.stats, tight.stats);
+    assert_eq!(all(&roomy.train), all(&tight.train));
+    assert_eq!(fs::read_dir(bucket.scratch()).unwrap().count(), 0, "nothing is left in the scratch folder");
+}
+
+#[tokio::test]
+async fn counts_are_told_while_they_grow_and_at_the_end() {
+    let bucket = Bucket::new(&[("d.csv", &lines(1000))]);
+    let told = std::sync::Mutex::new(Vec::new());
+    let config = data("s3://b/d.csv", json!({}));
+    let on_stats = |stats: &stoker_crds::progress::DataStats| told.lock().unwrap().push(stats.clone());
+    let (access, scratch) = (bucket.access(), bucket.scratch());
+    let prepared = crate::data::prepare(&config, Task::Regression, &access, &scratch, &on_stats).await.unwrap();
+    let told = told.into_inner().unwrap();
+    assert!(told.is_sorted_by_key(|stats| stats.rows_read));
+    assert_eq!(told.last(), Some(&prepared.stats));
+    assert_eq!((prepared.stats.rows_read, prepared.stats.train), (1000, 1000));
+}
