@@ -81,6 +81,16 @@ fn a_value_that_does_not_exist_is_refused_by_name() {
     }
 }
 
+/// Helm writes `1.0` as `1`, which is the same number.
+fn with_plain_numbers(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(items) => items.iter().map(with_plain_numbers).collect(),
+        Value::Object(object) => object.iter().map(|(key, value)| (key.clone(), with_plain_numbers(value))).collect(),
+        other => other.clone(),
+    }
+}
+
 #[test]
 fn the_definitions_are_there_and_helm_never_deletes_them() {
     let objects = render(&json!({})).unwrap();
@@ -88,6 +98,9 @@ fn the_definitions_are_there_and_helm_never_deletes_them() {
         objects.iter().filter(|object| object["kind"] == "CustomResourceDefinition").collect();
     assert_eq!(definitions.len(), 2);
     for definition in definitions {
+        let plural = definition["spec"]["names"]["plural"].as_str().unwrap();
+        let generated = yaml(&format!("files/crds/{plural}.yaml"));
+        assert_eq!(with_plain_numbers(&definition["spec"]), with_plain_numbers(&generated["spec"]), "{plural}");
         assert_eq!(definition["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
     }
 }
@@ -100,4 +113,13 @@ fn a_list_of_namespaces_gives_no_rights_elsewhere() {
     let namespaces: Vec<_> = kinds("RoleBinding").iter().map(|role| role["metadata"]["namespace"].clone()).collect();
     // The last one is for the leader's Lease, in the release's own.
     assert_eq!(namespaces, [json!("a"), json!("b"), Value::Null]);
+}
+
+#[test]
+fn helm_test_asks_the_operator() {
+    let objects = render(&json!({})).unwrap();
+    let is_test = |object: &&Value| object["metadata"]["annotations"]["helm.sh/hook"] == "test";
+    let test = objects.iter().find(is_test).expect("the chart has a test");
+    let url = "--url=http://stoker.stoker-system.svc:8080/readyz";
+    assert_eq!(test["spec"]["containers"][0]["args"], json!(["check", url]));
 }

@@ -12,6 +12,7 @@
 {{- define "stoker.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "stoker.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
 {{- end -}}
 
 {{- define "stoker.labels" -}}

@@ -37,7 +37,12 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// If the API server refuses an object, or one of its name belongs to somebody else.
-    pub(crate) async fn apply(&self, wanted: &Validated, objects: &Objects, workloads: &[Arc<WorkloadView>]) -> Result<()> {
+    pub(crate) async fn apply(
+        &self,
+        wanted: &Validated,
+        objects: &Objects,
+        workloads: &[Arc<WorkloadView>],
+    ) -> Result<()> {
         let Objects { service, policy, budget, workload } = objects;
         self.settle(policy).await?;
         self.settle(service).await?;
@@ -47,7 +52,8 @@ impl Writer<'_> {
         }
         let name = workload.name_any();
         let new = workloads.iter().find(|workload| workload.name == name);
-        let old: Vec<Revision> = workloads.iter().filter(|old| old.name != name).map(|old| old.as_ref().into()).collect();
+        let old: Vec<Revision> =
+            workloads.iter().filter(|old| old.name != name).map(|old| old.as_ref().into()).collect();
         let Step { new: replicas, old } =
             next_step(wanted.replicas, new.map(|new| Revision::from(new.as_ref())).as_ref(), &old);
         self.settle_workload(workload, replicas, new.map(Arc::as_ref)).await?;

@@ -74,7 +74,11 @@ async fn log_tail(context: &Context, namespace: &str, uid: &str, pod: &PodView) 
             lines
         }
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, pod = pod.name, "the log of the pod cannot be read");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                pod = pod.name,
+                "the log of the pod cannot be read"
+            );
             Vec::new()
         }
     }

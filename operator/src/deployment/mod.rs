@@ -20,16 +20,21 @@ use std::{
 };
 
 use kube::{ResourceExt, runtime::controller::Action};
-use stoker_crds::{ModelDeployment, Reason, deployment::status::ServingMetrics};
+use stoker_crds::{
+    ModelDeployment, Reason,
+    deployment::status::{ServedModel, ServingMetrics},
+};
 
 pub use self::memory::Memories;
 use self::{
     apply::Writer,
+    build::build,
     dereference::{Dereferenced, dereference},
     explain::{Explanation, explain},
     status::Observed,
+    validate::validate,
 };
-use crate::{Context, Result, labels::Owner, pods::PodView};
+use crate::{Context, Error, Result, labels::Owner, pods::PodView};
 
 /// How long a pod may take to become ready before that counts as a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
@@ -48,30 +53,13 @@ pub async fn reconcile(deployment: Arc<ModelDeployment>, context: Arc<Context>) 
     let owner = Owner::deployment(&namespace, deployment.name_any());
     let writer = Writer { context: &context, owner: &owner, uid: &uid, namespace: &namespace };
 
-    let Dereferenced { training, workloads, .. } = dereference(&context, &owner, &deployment);
-    let settings = &context.settings;
-    let wanted = validate::validate(
-        &deployment,
-        training.as_deref(),
-        settings.default_storage.as_ref(),
-        settings.allow_file_storage,
-    );
-    let built = wanted.and_then(|wanted| Ok((build::build(&wanted, settings)?, wanted)));
-    let applied = match &built {
-        Ok((objects, wanted)) => writer.apply(wanted, objects, &workloads).await,
-        Err(_) => writer.keep_serving(deployment.spec.replicas, &workloads).await,
-    };
-
-    let (built, error) = match (built, applied) {
-        (Ok(built), applied) => (Some(built), applied.err()),
-        (Err(error), applied) => (None, Some(applied.err().unwrap_or(error))),
-    };
+    let (wanted, error) = advance(&writer, &deployment).await;
     // What has just been applied is seen already.
     let Dereferenced { workloads, pods, .. } = dereference(&context, &owner, &deployment);
     let mut observed = Observed {
         deployment: &deployment,
-        model: built.as_ref().map(|(_, wanted)| &wanted.model),
-        revision: built.as_ref().map(|(objects, _)| objects.revision()),
+        model: wanted.as_ref().map(|wanted| &wanted.model),
+        revision: wanted.as_ref().map(|wanted| wanted.revision.clone()),
         workloads: &workloads,
         pods: &pods,
         metrics: figures(&context, &uid, &pods),
@@ -81,10 +69,36 @@ pub async fn reconcile(deployment: Arc<ModelDeployment>, context: Arc<Context>) 
     };
     observed.explanation = explain(&context, &observed, &namespace, &uid).await;
     let due = status::write_if_due(&context, &observed, &uid).await?;
+    let next = [due, observed.next_change()].into_iter().flatten().min();
     match error {
         // A change of the training is seen, and until then there is nothing to try.
         Some(error) if error.reason() != Reason::ModelNotFound => Err(error),
-        _ => Ok([due, observed.next_change()].into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue)),
+        _ => Ok(next.map_or_else(Action::await_change, Action::requeue)),
+    }
+}
+
+/// What is to be served.
+struct Wanted {
+    model: ServedModel,
+    /// Name of the Deployment.
+    revision: String,
+}
+
+/// Brings the cluster closer to what the spec says: what is to be served, if that can be said, and what went wrong.
+async fn advance(writer: &Writer<'_>, deployment: &ModelDeployment) -> (Option<Wanted>, Option<Error>) {
+    let settings = &writer.context.settings;
+    let Dereferenced { training, workloads, .. } = dereference(writer.context, writer.owner, deployment);
+    let (storage, allow_files) = (settings.default_storage.as_ref(), settings.allow_file_storage);
+    let valid = validate(deployment, training.as_deref(), storage, allow_files);
+    match valid.and_then(|valid| Ok((build(&valid, settings)?, valid))) {
+        Ok((objects, valid)) => {
+            let applied = writer.apply(&valid, &objects, &workloads).await;
+            (Some(Wanted { revision: objects.revision(), model: valid.model }), applied.err())
+        }
+        Err(error) => {
+            let kept = writer.keep_serving(deployment.spec.replicas, &workloads).await;
+            (None, Some(kept.err().unwrap_or(error)))
+        }
     }
 }
 

@@ -102,7 +102,11 @@ fn show(context: &Context, [replicas, pods, ready]: [u32; 3]) -> String {
 /// Lets the watch show a Deployment, and returns its name.
 fn show_workload(context: &Context, view: WorkloadView, [replicas, pods, ready]: [u32; 3]) -> String {
     let name = view.name.clone();
-    context.workloads.insert(owner(), name.clone(), WorkloadView { replicas, pods, ready, has_served: ready > 0, ..view });
+    context.workloads.insert(
+        owner(),
+        name.clone(),
+        WorkloadView { replicas, pods, ready, has_served: ready > 0, ..view },
+    );
     name
 }
 
@@ -179,7 +183,10 @@ async fn a_new_version_gets_one_pod_beside_the_ones_that_serve() {
     reconcile(Arc::new(digits(2, Some(before))), context).await.unwrap();
     let requests = server.requests().await;
     let new = &requests[0].body;
-    assert_eq!((&new["spec"]["replicas"], new["metadata"]["annotations"]["stoker.dev/model-version"].as_str()), (&json!(1), Some("2")));
+    assert_eq!(
+        (&new["spec"]["replicas"], new["metadata"]["annotations"]["stoker.dev/model-version"].as_str()),
+        (&json!(1), Some("2"))
+    );
     let status = written(&requests);
     assert_eq!((status.phase, status.summary.unwrap().version.as_deref()), (Some(Phase::Progressing), Some("1→2")));
     assert_eq!(status.revisions[1].name, old);
@@ -218,7 +225,8 @@ async fn the_last_old_deployment_goes_and_the_roll_is_told() {
 #[tokio::test]
 async fn what_was_deleted_is_made_again_and_what_was_changed_is_put_right() {
     let status = status_of([2, 2, 2]).await;
-    let server = ApiServer::expecting([Step::echo("PATCH", format!("{POLICIES}/digits")), Step::echo("POST", SERVICES)]);
+    let server =
+        ApiServer::expecting([Step::echo("PATCH", format!("{POLICIES}/digits")), Step::echo("POST", SERVICES)]);
     let (context, _writers) = context(&server, 1);
     show(&context, [2, 2, 2]);
     context.children.services.remove(&owner(), "digits");

@@ -73,7 +73,8 @@ pub(crate) fn validate(
     let (model, storage) = match &spec.model {
         ModelSource::Training(source) => published(source, training, default_storage)?,
         ModelSource::Artifact(source) => {
-            let model = ServedModel { digest: source.digest.clone(), uri: source.uri.clone(), ..ServedModel::default() };
+            let model =
+                ServedModel { digest: source.digest.clone(), uri: source.uri.clone(), ..ServedModel::default() };
             let storage = Storage {
                 uri: source.uri.clone(),
                 secret_name: source.secret_name.clone(),
@@ -258,7 +259,13 @@ mod tests {
             (check(artifact("s3://models/a", &"a".repeat(64), None), None), "digest"),
             (check(artifact("file:///storage/a", &digest(1), None), None), "persistentVolumeClaim"),
             (check(|deployment| deployment.metadata.name = Some("a".repeat(46)), Some(&training(1))), "metadata.name"),
-            (check(|deployment| deployment.spec.server.limits.timeout.0 = std::time::Duration::ZERO, Some(&training(1))), "timeout"),
+            (
+                check(
+                    |deployment| deployment.spec.server.limits.timeout.0 = std::time::Duration::ZERO,
+                    Some(&training(1)),
+                ),
+                "timeout",
+            ),
         ];
         for (result, part) in cases {
             let (reason, message) = refusal(result);

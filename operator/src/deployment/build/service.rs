@@ -18,10 +18,7 @@ pub(super) fn service(deployment: &Validated) -> Service {
         protocol: Some("TCP".into()),
         ..ServicePort::default()
     };
-    let spec = ServiceSpec {
-        selector: Some(selector(&deployment.name)),
-        ports: Some(vec![port]),
-        ..ServiceSpec::default()
-    };
+    let spec =
+        ServiceSpec { selector: Some(selector(&deployment.name)), ports: Some(vec![port]), ..ServiceSpec::default() };
     Service { metadata: metadata(deployment, &deployment.name), spec: Some(spec), status: None }
 }

@@ -71,7 +71,8 @@ impl Observed<'_> {
         let phase = self.phase(fault.as_ref());
         let error = fault.filter(|_| phase != Phase::Available).map(|fault| fault.error);
         let model = self.model.map(rounded).or(old.model);
-        let metrics = if traffic::is_news(old.metrics.as_ref(), self.metrics.as_ref()) { &self.metrics } else { &old.metrics };
+        let metrics =
+            if traffic::is_news(old.metrics.as_ref(), self.metrics.as_ref()) { &self.metrics } else { &old.metrics };
         let (reason, message) = self.reason(phase, error.as_ref());
         ModelDeploymentStatus {
             observed_generation: meta.generation,
@@ -141,8 +142,7 @@ impl Observed<'_> {
             _ => true,
         };
         let pods = self.pods.iter().map(Arc::as_ref);
-        let mut pods: Vec<&PodView> =
-            pods.filter(|pod| !pod.is_ready && !pod.is_deleting && is_wanted(pod)).collect();
+        let mut pods: Vec<&PodView> = pods.filter(|pod| !pod.is_ready && !pod.is_deleting && is_wanted(pod)).collect();
         pods.sort_by_key(|pod| (pod.created_at, pod.name.clone()));
         pods
     }
@@ -201,7 +201,11 @@ impl Observed<'_> {
     fn revisions(&self) -> Vec<Revision> {
         let mut workloads: Vec<&WorkloadView> = self.workloads.iter().map(Arc::as_ref).collect();
         workloads.sort_by_key(|workload| {
-            (self.revision.as_ref() != Some(&workload.name), std::cmp::Reverse(workload.created_at), workload.name.clone())
+            (
+                self.revision.as_ref() != Some(&workload.name),
+                std::cmp::Reverse(workload.created_at),
+                workload.name.clone(),
+            )
         });
         let ready: Vec<u32> = workloads.iter().map(|workload| workload.ready).collect();
         let revision = |(workload, traffic): (&WorkloadView, u32)| Revision {

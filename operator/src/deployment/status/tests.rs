@@ -41,10 +41,20 @@ fn the_phase_follows_from_pods_and_errors() {
         ("one pod is missing", vec![workload("a", 1, [2, 2, 1])], vec![pod("a", None)], Progressing),
         ("all there", vec![workload("a", 1, [2, 2, 2])], vec![], Available),
         ("an old pod is left", vec![workload("a", 2, [2, 2, 2]), workload("b", 1, [0, 1, 1])], vec![], Progressing),
-        ("an old Deployment is left", vec![workload("a", 2, [2, 2, 2]), workload("b", 1, [0, 0, 0])], vec![], Progressing),
+        (
+            "an old Deployment is left",
+            vec![workload("a", 2, [2, 2, 2]), workload("b", 1, [0, 0, 0])],
+            vec![],
+            Progressing,
+        ),
         ("one crashes", vec![workload("a", 1, [2, 2, 1])], crash().into(), Degraded),
         ("all crash", vec![workload("a", 1, [2, 2, 0])], crash().into(), Failed),
-        ("the new ones crash", vec![workload("a", 2, [1, 1, 0]), workload("b", 1, [2, 2, 2])], crash().into(), Degraded),
+        (
+            "the new ones crash",
+            vec![workload("a", 2, [1, 1, 0]), workload("b", 1, [2, 2, 2])],
+            crash().into(),
+            Degraded,
+        ),
         ("no node for a minute", vec![workload("a", 1, [2, 2, 1])], unschedulable(at(40)).into(), Progressing),
         ("no node for an hour", vec![workload("a", 1, [2, 2, 0])], unschedulable(at(-3600)).into(), Failed),
     ];

@@ -155,7 +155,8 @@ mod tests {
         assert_eq!(event(&failed, &failed), None);
         let available = with(|status| {
             status.phase = Some(Phase::Available);
-            status.model = Some(stoker_crds::deployment::status::ServedModel { version: Some(2), ..Default::default() });
+            status.model =
+                Some(stoker_crds::deployment::status::ServedModel { version: Some(2), ..Default::default() });
         });
         assert_eq!(event(&with(|_| {}), &available), None, "the first revision is no event");
         let rolling = with(|status| status.revisions.push(Revision::default()));
