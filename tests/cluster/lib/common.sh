@@ -27,7 +27,8 @@ select_cluster() {
 	case $NAME in
 	demo) net=10.200 ;;
 	test) net=10.201 ;;
-	*) die "there is no cluster named '$NAME'; the names are 'demo' and 'test'." ;;
+	bench) net=10.202 ;;
+	*) die "there is no cluster named '$NAME'; the names are 'demo', 'test' and 'bench'." ;;
 	esac
 	CIDR=$net.0.0/16
 	PODS=$net.0.0/20

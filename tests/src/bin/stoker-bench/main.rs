@@ -19,7 +19,7 @@ use self::{machine::Machine, output::Output};
 /// Measures Stoker, prints tables, and adds the figures to a file of JSON lines.
 ///
 /// The programs that are measured are those beside this one. The part `operator` works on the cluster of the kubeconfig,
-/// which has to be the one-node cluster of the tests; docs/benchmarks.md says what is measured, and how.
+/// which has to be the one-node cluster `bench`; docs/benchmarks.md says what is measured, and how.
 #[derive(Parser)]
 #[command(version)]
 struct Options {

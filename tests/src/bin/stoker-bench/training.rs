@@ -63,7 +63,7 @@ pub(crate) async fn run(runs: u32, output: &mut Output) -> Result<()> {
         }
     }
     if let Some(best) = best {
-        table.row(row(&format!("best, {} epochs of {} rows", best.epochs, best.rows), &best));
+        table.row(row(&format!("best, {} epochs of {} rows", number(best.epochs.into()), best.rows), &best));
     }
     print!("{table}");
     Ok(())
