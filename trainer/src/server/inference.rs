@@ -18,7 +18,7 @@ use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use super::{api_error::ApiError, incident::Incident, protocol::ServerMetadata, state::ServerState};
+use super::{api_error::ApiError, body::linger, incident::Incident, protocol::ServerMetadata, state::ServerState};
 
 type Shared = Arc<ServerState>;
 
@@ -45,6 +45,7 @@ pub(super) fn router(state: Shared) -> Router {
         .merge(inference)
         .fallback(async |uri: Uri| ApiError::UnknownPath(uri.path().chars().take(100).collect()))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(from_fn(linger))
         .layer(from_fn_with_state(Arc::clone(&state), leave_when_draining))
         .with_state(state)
 }

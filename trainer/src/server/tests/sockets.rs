@@ -141,13 +141,19 @@ async fn a_client_that_sends_too_much_reads_why_it_is_refused() {
     let fruit = Fruit::classifier().await;
     let running = Running::start(fruit.options(&["--drain-delay", "0s", "--max-body-bytes", "100000"])).await;
     let length = 8 << 20;
-    let head = format!(
-        "POST /v2/models/fruit/infer HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-    );
-    let body = vec![b' '; length];
-    let answer = exchange(running.inference, &[head.as_bytes(), &body].concat()).await;
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert!(answer.contains("the body is longer than 100000 bytes"), "{answer}");
+    for (model, content_type, refusal) in [
+        ("fruit", "application/json", "HTTP/1.1 413"),
+        ("fruit", "text/csv", "HTTP/1.1 415"),
+        ("vegetable", "application/json", "HTTP/1.1 404"),
+    ] {
+        let head = format!(
+            "POST /v2/models/{model}/infer HTTP/1.1\r\nhost: t\r\ncontent-type: {content_type}\r\n\
+             content-length: {length}\r\nconnection: close\r\n\r\n"
+        );
+        let answer = exchange(running.inference, &[head.into_bytes(), vec![b' '; length]].concat()).await;
+        assert!(answer.starts_with(refusal), "{answer}");
+        assert!(answer.contains("{\"error\":\""), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -231,7 +237,8 @@ async fn a_request_that_outlasts_the_drain_delay_is_answered_and_one_that_outlas
         if !outcome.is_empty() {
             gate.let_one_go();
         }
-        assert!(read_all(&mut stream).await.starts_with(outcome));
+        let answer = read_all(&mut stream).await;
+        assert!(answer.starts_with(outcome) && answer.is_empty() == outcome.is_empty(), "{timeout}: {answer}");
         (&mut running.served).await.unwrap().unwrap();
     }
 }
