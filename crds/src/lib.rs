@@ -16,9 +16,9 @@ pub mod deployment;
 pub mod duration;
 pub mod metric;
 pub mod progress;
-pub mod report;
 #[cfg(feature = "kinds")]
 pub mod reference;
+pub mod report;
 mod schema;
 pub mod serving;
 pub mod training;

@@ -85,7 +85,11 @@ mod tests {
     #[test]
     fn every_field_of_both_kinds_is_described() {
         let text = super::markdown().unwrap();
-        for field in ["`data.clean.missing.columns.<name>.strategy`", "`train.optimizer.adamW.beta1`", "`server.batching.maxDelay`"] {
+        for field in [
+            "`data.clean.missing.columns.<name>.strategy`",
+            "`train.optimizer.adamW.beta1`",
+            "`server.batching.maxDelay`",
+        ] {
             assert!(text.contains(field), "{field} is missing");
         }
         let bare: Vec<&str> = text.lines().filter(|line| line.starts_with("| `") && line.ends_with("|  |")).collect();

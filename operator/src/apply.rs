@@ -86,7 +86,8 @@ pub async fn patch<K: Object>(context: &Context, namespace: &str, name: &str, fi
 /// [`Error::Api`] if it is refused.
 pub async fn delete<K: Object>(context: &Context, namespace: &str, name: &str) -> Result<()> {
     context.fence.check()?;
-    let parameters = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    let parameters =
+        DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
     match context.api::<K>(namespace).delete(name, &parameters).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),

@@ -37,7 +37,8 @@ pub fn kstatus(
     let condition = |type_: &str, holds: bool| {
         let status = if holds { "True" } else { "False" };
         let unchanged = old.iter().find(|condition| condition.type_ == type_ && condition.status == status);
-        let since = unchanged.map_or_else(|| Time(whole_seconds(now)), |condition| condition.last_transition_time.clone());
+        let since =
+            unchanged.map_or_else(|| Time(whole_seconds(now)), |condition| condition.last_transition_time.clone());
         Condition {
             type_: type_.into(),
             status: status.into(),
@@ -79,8 +80,12 @@ mod tests {
         assert_eq!(same[1].last_transition_time, Time(at(100)));
         assert_eq!(same[1].reason, "Training");
         let done = kstatus(&same, State::Ready, "Succeeded", "done", Some(1), at(300));
-        let times: Vec<_> = done.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.last_transition_time.0)).collect();
-        assert_eq!(times, [("Ready", "True", at(300)), ("Reconciling", "False", at(300)), ("Stalled", "False", at(100))]);
+        let times: Vec<_> =
+            done.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.last_transition_time.0)).collect();
+        assert_eq!(
+            times,
+            [("Ready", "True", at(300)), ("Reconciling", "False", at(300)), ("Stalled", "False", at(100))]
+        );
     }
 
     #[test]

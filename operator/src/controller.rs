@@ -68,7 +68,9 @@ where
     context.metrics.reconciled(kind::<K>(), started.elapsed(), result.as_ref().err());
     match &result {
         Ok(_) => context.backoff.reset(&uid),
-        Err(error) => tracing::warn!(error = error as &dyn std::error::Error, class = error.class().name(), "a reconcile failed"),
+        Err(error) => {
+            tracing::warn!(error = error as &dyn std::error::Error, class = error.class().name(), "a reconcile failed")
+        }
     }
     result
 }

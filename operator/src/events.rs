@@ -92,8 +92,16 @@ mod tests {
     fn what_stops_a_pod_is_named() {
         let cases = [
             ("FailedCreate", "pods \"a\" is forbidden: exceeded quota: gpus", Some(Reason::PodRefused)),
-            ("FailedCreate", "error looking up service account ns/x: serviceaccount \"x\" not found", Some(Reason::ServiceAccountNotFound)),
-            ("FailedMount", "MountVolume.SetUp failed for volume \"keys\" : secret \"keys\" not found", Some(Reason::SecretNotFound)),
+            (
+                "FailedCreate",
+                "error looking up service account ns/x: serviceaccount \"x\" not found",
+                Some(Reason::ServiceAccountNotFound),
+            ),
+            (
+                "FailedMount",
+                "MountVolume.SetUp failed for volume \"keys\" : secret \"keys\" not found",
+                Some(Reason::SecretNotFound),
+            ),
             ("FailedMount", "timed out waiting for the condition", Some(Reason::PodFailed)),
             ("BackOff", "Back-off restarting failed container", None),
         ];

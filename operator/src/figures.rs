@@ -137,3 +137,35 @@ fn each<K: Resource>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    use super::*;
+    use crate::{
+        testing::ApiServer,
+        training::{fixtures, status::tests::in_progress},
+    };
+
+    #[tokio::test]
+    async fn resources_are_told_by_phase_and_trainings_one_by_one() {
+        let (context, mut writers) = ApiServer::expecting([]).context();
+        let training = ModelTraining { status: Some(in_progress()), ..fixtures::training() };
+        writers.trainings.apply_watcher_event(&Event::Apply(training));
+        let mut registry = Registry::with_prefix("stoker");
+        let fence = context.fence.clone();
+        registry.register_collector(Box::new(Figures::new(vec![Arc::new(context)], fence)));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "stoker_leader 1",
+            "stoker_resources{kind=\"ModelTraining\",phase=\"Training\"} 1",
+            "stoker_training_progress_ratio{namespace=\"team\",name=\"digits\"} 0.42",
+            "stoker_training_loss{namespace=\"team\",name=\"digits\"} 0.0813",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

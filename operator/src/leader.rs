@@ -24,7 +24,7 @@ pub const LEASE: &str = "stoker";
 /// How long others wait after the last renewal that they saw.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often the holder renews.
-const RENEW_EVERY: Duration = Duration::from_secs(5);
+const RENEW_EVERY: Duration = Duration::from_secs(6);
 /// How long after its last renewal the holder still writes; the rest of [`DURATION`] is for clocks and slow requests.
 const HOLDS_FOR: Duration = Duration::from_secs(10);
 /// How soon a renewal that failed is tried again.
@@ -166,7 +166,10 @@ impl Election {
     pub async fn release(&self, lease: Lease) {
         self.fence.close();
         if let Err(error) = self.write(released(lease, Timestamp::now())).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the Lease could not be released; it will run out");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the Lease could not be released; it will run out"
+            );
         }
     }
 
@@ -269,9 +272,12 @@ mod tests {
         let mut lease = released(held_by("a"), Timestamp::UNIX_EPOCH);
         lease.metadata.resource_version = Some("7".into());
         let server = ApiServer::expecting([
-            Step::get("/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases", json!({
-                "metadata": {"resourceVersion": "7"}, "items": [lease],
-            })),
+            Step::get(
+                "/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases",
+                json!({
+                    "metadata": {"resourceVersion": "7"}, "items": [lease],
+                }),
+            ),
             Step::echo("PUT", "/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases/stoker"),
         ]);
         let fence = Fence::default();
@@ -279,7 +285,10 @@ mod tests {
         let lease = election.win().await;
         drop(election);
         assert!(fence.check().is_ok());
-        assert_eq!((holder(&lease).map(String::as_str), lease.metadata.resource_version.as_deref()), (Some("b"), Some("7")));
+        assert_eq!(
+            (holder(&lease).map(String::as_str), lease.metadata.resource_version.as_deref()),
+            (Some("b"), Some("7"))
+        );
         let [_, put] = server.requests().await.try_into().unwrap();
         assert_eq!(put.body["spec"]["holderIdentity"], "b");
     }

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod cache;
+pub mod check;
 pub mod cli;
 pub mod conditions;
 pub mod context;
@@ -25,6 +26,7 @@ pub mod pods;
 pub mod poll;
 pub mod probes;
 pub mod rbac;
+pub mod requests;
 pub mod settings;
 pub mod status;
 pub mod telemetry;

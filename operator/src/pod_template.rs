@@ -177,10 +177,8 @@ impl Mount<'_> {
                 volume.secret = Some(SecretVolumeSource { secret_name: Some((*name).into()), ..Default::default() });
             }
             Source::Claim { name, read_only } => {
-                volume.persistent_volume_claim = Some(PersistentVolumeClaimVolumeSource {
-                    claim_name: (*name).into(),
-                    read_only: Some(*read_only),
-                });
+                volume.persistent_volume_claim =
+                    Some(PersistentVolumeClaimVolumeSource { claim_name: (*name).into(), read_only: Some(*read_only) });
             }
             Source::Scratch(size) => {
                 volume.empty_dir =

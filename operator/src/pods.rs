@@ -114,10 +114,14 @@ impl From<Pod> for PodView {
             is_deleting: meta.deletion_timestamp.is_some(),
             scheduled_at: scheduled.and_then(|scheduled| Some(scheduled.last_transition_time.as_ref()?.0)),
             is_ready: ready.is_some_and(|ready| ready.status == "True"),
-            readiness_changed_at: ready.and_then(|ready| ready.last_transition_time.as_ref()).map_or(created_at, |time| time.0),
+            readiness_changed_at: ready
+                .and_then(|ready| ready.last_transition_time.as_ref())
+                .map_or(created_at, |time| time.0),
             restarts: container.map_or(0, |container| container.restart_count.unsigned_abs()),
             problem: problem_of(state, &status, container),
-            running_since: container.and_then(|c| c.state.as_ref()?.running.as_ref()?.started_at.as_ref()).map(|at| at.0),
+            running_since: container
+                .and_then(|c| c.state.as_ref()?.running.as_ref()?.started_at.as_ref())
+                .map(|at| at.0),
             state,
             report,
             created_at,
@@ -169,9 +173,8 @@ fn waiting(status: &PodStatus, container: Option<&ContainerStatus>) -> Option<Pr
     }
     let waiting = container?.state.as_ref()?.waiting.as_ref()?;
     let said = waiting.message.as_deref().unwrap_or_default();
-    let problem = |reason, message: String| {
-        Some(Problem { reason, message, exit_code: None, since: None, needs_log: false })
-    };
+    let problem =
+        |reason, message: String| Some(Problem { reason, message, exit_code: None, since: None, needs_log: false });
     match waiting.reason.as_deref()? {
         reason @ ("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => {
             let image = &container?.image;
@@ -229,7 +232,13 @@ fn ended(end: &ContainerStateTerminated) -> Problem {
     let exit_code = Some(end.exit_code);
     if end.reason.as_deref() == Some("OOMKilled") {
         let message = "the container used more memory than its limit and was ended: raise resources.memory";
-        return Problem { reason: Reason::OutOfMemory, message: message.into(), exit_code, since: None, needs_log: false };
+        return Problem {
+            reason: Reason::OutOfMemory,
+            message: message.into(),
+            exit_code,
+            since: None,
+            needs_log: false,
+        };
     }
     if let Some(RunError { reason, message }) = said_by_container(end) {
         return Problem { reason, message, exit_code, since: None, needs_log: false };
@@ -240,7 +249,10 @@ fn ended(end: &ContainerStateTerminated) -> Problem {
             (Reason::Preempted, "the pod was told to end before the run was done".to_owned())
         }
         137 => (Reason::PodFailed, "the container was killed (SIGKILL)".to_owned()),
-        code => (Reason::PodFailed, format!("the container ended with exit code {code} and left no report")),
+        code => (
+            Reason::PodFailed,
+            format!("the container ended with exit code {code} and left no report: see the last lines of its log"),
+        ),
     };
     Problem { reason, message, exit_code, since: None, needs_log: reason == Reason::PodFailed }
 }

@@ -16,7 +16,12 @@ use hyper_util::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{cache::Owned, labels::Owner, pods::{PodView, State}, settings::Settings};
+use crate::{
+    cache::Owned,
+    labels::Owner,
+    pods::{PodView, State},
+    settings::Settings,
+};
 
 /// How long a pod may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -250,4 +255,73 @@ fn is_due(turns: &Mutex<HashMap<String, Turn>>, uid: &str) -> bool {
 /// How long a pod is left alone that did not answer so many times before: 250 ms at first, since it may just start.
 fn silence(failures: u32) -> Duration {
     TICK.saturating_mul(1 << failures.min(16)).min(LONGEST_SILENCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Json, Router, http::StatusCode, routing::get};
+    use serde_json::{Value, json};
+    use tokio::{net::TcpListener, sync::Notify};
+
+    use super::*;
+    use crate::training::fixtures;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    /// A pod's port.
+    async fn pod() -> u16 {
+        let routes = Router::new()
+            .route("/good", get(async || Json(json!({"step": 7}))))
+            .route("/long", get(async || "x".repeat(MAX_BODY + 1)))
+            .route("/busy", get(async || StatusCode::SERVICE_UNAVAILABLE))
+            .route("/silent", get(std::future::pending::<()>));
+        let listener = TcpListener::bind((HERE, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        port
+    }
+
+    #[tokio::test]
+    async fn only_a_short_good_answer_that_comes_soon_is_taken() {
+        let (client, port) = (PodClient::default(), pod().await);
+        assert_eq!(client.get::<Value>(HERE, port, "/good").await.unwrap()["step"], 7);
+        let error = async |path| client.get::<Value>(HERE, port, path).await.unwrap_err();
+        assert!(matches!(error("/long").await, PollError::Body(_)));
+        assert!(matches!(error("/busy").await, PollError::Status(StatusCode::SERVICE_UNAVAILABLE)));
+        assert!(matches!(error("/silent").await, PollError::Timeout));
+        assert!(matches!(client.get::<Vec<u8>>(HERE, port, "/good").await.unwrap_err(), PollError::Json(_)));
+    }
+
+    #[tokio::test]
+    async fn a_running_pod_is_asked_and_its_answer_kept() {
+        let poller = Poller::<Value> {
+            port: pod().await,
+            path: "/good",
+            selects: |_| true,
+            pods: Arc::default(),
+            polled: Arc::default(),
+            settings: Arc::new(fixtures::settings()),
+        };
+        let (polled, owner) = (poller.polled.clone(), Owner::training("team", "digits"));
+        let running = PodView { ip: Some(HERE), ..fixtures::pod("digits-1-aaaaa", State::Running, 1) };
+        let ended = PodView { ip: Some(HERE), ..fixtures::pod("digits-1-bbbbb", State::Failed, 2) };
+        let (asked, not_asked) = (running.uid.clone(), ended.uid.clone());
+        for pod in [running, ended] {
+            poller.pods.insert(owner.clone(), pod.name.clone(), pod);
+        }
+        let answered = Notify::new();
+        tokio::select! {
+            () = poller.run(|_| answered.notify_one()) => {}
+            () = answered.notified() => {}
+        }
+        assert_eq!(*polled.latest(&asked).unwrap(), json!({"step": 7}));
+        assert!(polled.latest(&not_asked).is_none());
+    }
+
+    #[test]
+    fn a_silent_pod_is_asked_ever_more_seldom() {
+        assert_eq!(silence(0), Duration::from_millis(250));
+        assert_eq!(silence(3), Duration::from_secs(2));
+        assert_eq!(silence(u32::MAX), LONGEST_SILENCE);
+    }
 }

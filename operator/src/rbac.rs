@@ -28,19 +28,9 @@ const fn rule(
 
 /// What it may do where users' resources lie: cluster-wide, or in each of the listed namespaces.
 pub const RULES: &[Rule] = &[
-    rule(
-        "what users ask for",
-        "stoker.dev",
-        &["modeltrainings", "modeldeployments"],
-        &["get", "list", "watch"],
-    ),
+    rule("what users ask for", "stoker.dev", &["modeltrainings", "modeldeployments"], &["get", "list", "watch"]),
     rule("spec.ttlAfterFinished deletes a finished ModelTraining", "stoker.dev", &["modeltrainings"], &["delete"]),
-    rule(
-        "what became of it",
-        "stoker.dev",
-        &["modeltrainings/status", "modeldeployments/status"],
-        &["patch"],
-    ),
+    rule("what became of it", "stoker.dev", &["modeltrainings/status", "modeldeployments/status"], &["patch"]),
     rule(
         "owner references with blockOwnerDeletion need it where the cluster enforces that permission",
         "stoker.dev",

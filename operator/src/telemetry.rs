@@ -45,7 +45,8 @@ pub enum TelemetryError {
 /// If that or the environment variables of OpenTelemetry are not understood.
 pub fn start(log: &str) -> Result<Telemetry, TelemetryError> {
     let filter: EnvFilter = log.parse()?;
-    let logs = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
+    let logs =
+        tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
     let traces = provider()?;
     let exported = traces.as_ref().map(|provider| {
         // The exporter's own requests are not of interest, and would be exported in turn.
@@ -63,7 +64,8 @@ fn provider() -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
     if ENDPOINTS.iter().all(|name| std::env::var_os(name).is_none_or(|value| value.is_empty())) {
         return Ok(None);
     }
-    let exporter = OnRuntime { exporter: Arc::new(SpanExporter::builder().with_http().build()?), runtime: Handle::current() };
+    let exporter =
+        OnRuntime { exporter: Arc::new(SpanExporter::builder().with_http().build()?), runtime: Handle::current() };
     let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
         Some(_) => Resource::builder().build(),
         None => Resource::builder().with_service_name(SERVICE).build(),
@@ -93,9 +95,9 @@ struct OnRuntime {
 impl opentelemetry_sdk::trace::SpanExporter for OnRuntime {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exporter = self.exporter.clone();
-        let exported = self.runtime.spawn(async move {
-            opentelemetry_sdk::trace::SpanExporter::export(exporter.as_ref(), batch).await
-        });
+        let exported = self
+            .runtime
+            .spawn(async move { opentelemetry_sdk::trace::SpanExporter::export(exporter.as_ref(), batch).await });
         exported.await.unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())))
     }
 }

@@ -1,6 +1,9 @@
 //! A mocked API server for scenarios: it answers the requests that a script expects, in that order, and no other.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -49,7 +52,13 @@ impl Step {
     }
 
     /// A request that is refused.
-    pub(crate) fn refuse(method: &'static str, path: impl Into<String>, code: u16, reason: &str, message: &str) -> Self {
+    pub(crate) fn refuse(
+        method: &'static str,
+        path: impl Into<String>,
+        code: u16,
+        reason: &str,
+        message: &str,
+    ) -> Self {
         let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message});
         Self { method, path: path.into(), answer: Answer::Json(code, status) }
     }

@@ -28,11 +28,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use stoker_crds::{
-    ModelDeployment, ModelTraining,
-    deployment::ModelSource,
-    training::status::Phase,
-};
+use stoker_crds::{ModelDeployment, ModelTraining, deployment::ModelSource, training::status::Phase};
 
 use crate::{
     cache::Owned,
@@ -142,7 +138,10 @@ where
 }
 
 /// Keeps a cache of owned objects up to date, and tells whose have changed.
-fn owned<K, V>(context: &Context, cache: &Arc<Owned<V>>) -> impl Stream<Item = watcher::Result<Owner>> + Send + use<K, V>
+fn owned<K, V>(
+    context: &Context,
+    cache: &Arc<Owned<V>>,
+) -> impl Stream<Item = watcher::Result<Owner>> + Send + use<K, V>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -162,8 +161,10 @@ async fn ring(changed: impl Stream<Item = watcher::Result<Owner>> + Send, bell: 
 
 /// A watch that broke off begins again by itself.
 fn told<T>(item: watcher::Result<T>) -> Option<T> {
-    item.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "a watch broke off; it begins again"))
-        .ok()
+    item.inspect_err(|error| {
+        tracing::warn!(error = error as &dyn std::error::Error, "a watch broke off; it begins again")
+    })
+    .ok()
 }
 
 async fn trainings(context: &Context, writer: Writer<ModelTraining>, bell: &Bell) {
@@ -183,7 +184,8 @@ async fn trainings(context: &Context, writer: Writer<ModelTraining>, bell: &Bell
             context.written_trainings.forget(&uid);
             context.backoff.reset(&uid);
         }
-        let versions = training.status.as_ref().map(|status| status.versions.iter().map(|v| &v.digest).collect::<Vec<_>>());
+        let versions =
+            training.status.as_ref().map(|status| status.versions.iter().map(|v| &v.digest).collect::<Vec<_>>());
         if models.differs(&uid, is_gone, &versions) {
             deployments_of(context, &training).for_each(|deployment| bell.ring(deployment));
         }

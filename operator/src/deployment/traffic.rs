@@ -148,7 +148,7 @@ fn round(value: f64) -> f64 {
     if value <= 0.0 {
         return 0.0;
     }
-    let digits = 1 - value.log10().floor().max(-3.0).min(1.0) as i32;
+    let digits = 1 - value.log10().floor().clamp(-3.0, 1.0) as i32;
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }

@@ -29,7 +29,10 @@ fn a_failed_pod_is_told_by_its_own_report_first() {
     });
     let view = view(ended(11, "Error", &report.to_string()));
     let error = view.error().unwrap();
-    assert_eq!((error.reason, error.message.as_str(), error.exit_code), (Reason::UnknownColumn, "no column 'digit'", Some(11)));
+    assert_eq!(
+        (error.reason, error.message.as_str(), error.exit_code),
+        (Reason::UnknownColumn, "no column 'digit'", Some(11))
+    );
     assert!(view.report.is_some() && !view.problem.unwrap().needs_log);
 }
 
@@ -69,8 +72,16 @@ fn a_pod_that_does_not_start_says_what_is_missing() {
     }]});
     let cases = [
         (waiting("ImagePullBackOff", "Back-off pulling image"), Reason::ImageUnavailable, "registry/trainer:1"),
-        (waiting("CreateContainerConfigError", "secret \"s3\" not found"), Reason::SecretNotFound, "secret \"s3\" not found"),
-        (waiting("CreateContainerConfigError", "couldn't find key A in Secret team/s3"), Reason::SecretNotFound, "key A"),
+        (
+            waiting("CreateContainerConfigError", "secret \"s3\" not found"),
+            Reason::SecretNotFound,
+            "secret \"s3\" not found",
+        ),
+        (
+            waiting("CreateContainerConfigError", "couldn't find key A in Secret team/s3"),
+            Reason::SecretNotFound,
+            "key A",
+        ),
         (waiting("RunContainerError", "no such file"), Reason::PodFailed, "no such file"),
         (unschedulable, Reason::Unschedulable, "Insufficient nvidia.com/gpu"),
     ];

@@ -4,12 +4,7 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
 use serde_json::json;
 
 use super::{build::Objects, dereference::Observed, job::JobView, network, validate::ValidRun};
-use crate::{
-    apply,
-    context::Context,
-    error::Result,
-    pods::State,
-};
+use crate::{apply, context::Context, error::Result, pods::State};
 
 /// How many Jobs of earlier runs are kept, with their pods and logs.
 const KEPT_RUNS: usize = 3;

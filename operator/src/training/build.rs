@@ -89,10 +89,7 @@ fn failure_policy() -> PodFailurePolicy {
         })
     };
     let rule = |action: &str| PodFailurePolicyRule { action: action.into(), ..PodFailurePolicyRule::default() };
-    let disruption = PodFailurePolicyOnPodConditionsPattern {
-        type_: "DisruptionTarget".into(),
-        status: "True".into(),
-    };
+    let disruption = PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".into(), status: "True".into() };
     PodFailurePolicy {
         rules: vec![
             PodFailurePolicyRule {

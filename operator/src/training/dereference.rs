@@ -112,7 +112,8 @@ async fn obstacle(
 ) -> Option<StatusError> {
     let since = observed.stuck_since()?;
     let pod = observed.newest();
-    let is_known = |error: &&StatusError| events::tell_of(error.reason) && error.pod.as_ref() == pod.map(|pod| &pod.name);
+    let is_known =
+        |error: &&StatusError| events::tell_of(error.reason) && error.pod.as_ref() == pod.map(|pod| &pod.name);
     let known = old.error.as_ref().filter(is_known).cloned();
     if context.now().duration_since(since) < PATIENCE || !context.inquiries.allow() {
         return known;

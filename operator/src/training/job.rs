@@ -48,18 +48,21 @@ impl From<Job> for JobView {
     fn from(job: Job) -> Self {
         let (meta, spec) = (job.metadata, job.spec.unwrap_or_default());
         let conditions = job.status.unwrap_or_default().conditions.unwrap_or_default();
-        let digest = meta.annotations.as_ref().and_then(|annotations| annotations.get(labels::DIGEST_ANNOTATION).cloned());
+        let digest =
+            meta.annotations.as_ref().and_then(|annotations| annotations.get(labels::DIGEST_ANNOTATION).cloned());
         let run = meta.labels.as_ref().and_then(|labels| labels.get(labels::RUN)?.parse().ok());
-        let end = conditions.into_iter().filter(|condition| condition.status == "True").find_map(|condition| {
-            match condition.type_.as_str() {
+        let end =
+            conditions.into_iter().filter(|condition| condition.status == "True").find_map(|condition| match condition
+                .type_
+                .as_str()
+            {
                 "Complete" => Some(End::Complete),
                 "Failed" => Some(End::Failed {
                     reason: condition.reason.unwrap_or_default(),
                     message: condition.message.unwrap_or_default(),
                 }),
                 _ => None,
-            }
-        });
+            });
         Self {
             run: run.unwrap_or(0),
             digest: digest.unwrap_or_default(),

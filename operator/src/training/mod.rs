@@ -22,14 +22,14 @@ use kube::{
 };
 use stoker_crds::{ModelTraining, ModelTrainingStatus, training::status::Phase};
 
-use self::{apply::Applied, build::build, dereference::{Observed, dereference}, run::Run, validate::validate};
-use crate::{
-    context::Context,
-    error::Result,
-    labels::Owner,
-    settings::Settings,
-    status::write,
+use self::{
+    apply::Applied,
+    build::build,
+    dereference::{Observed, dereference},
+    run::Run,
+    validate::validate,
 };
+use crate::{context::Context, error::Result, labels::Owner, settings::Settings, status::write};
 
 /// When a resource is looked at again though nothing has happened: it costs no request, and heals what was missed.
 const IDLE: Duration = Duration::from_secs(3600);

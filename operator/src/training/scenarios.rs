@@ -126,7 +126,8 @@ async fn a_refusal_of_the_api_server_is_said_in_status() {
 
 #[tokio::test]
 async fn an_object_of_somebody_else_is_left_alone() {
-    let foreign = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "digits-1", "namespace": "team"}});
+    let foreign =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "digits-1", "namespace": "team"}});
     let server = ApiServer::expecting([
         Step::echo("PATCH", POLICY),
         Step::refuse("POST", CONFIG_MAPS, 409, "AlreadyExists", "configmaps \"digits-1\" already exists"),

@@ -2,11 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use stoker_crds::{
-    ModelTraining, ModelTrainingStatus,
-    deployment::ModelSource,
-    training::status::Phase,
-};
+use stoker_crds::{ModelTraining, ModelTrainingStatus, deployment::ModelSource, training::status::Phase};
 
 use crate::{apply, context::Context, error::Result};
 

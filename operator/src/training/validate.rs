@@ -51,9 +51,7 @@ pub fn validate(training: &ModelTraining, run: &Run, settings: &Settings) -> Res
     let spec = &training.spec;
     let invalid = |message: String| Error::invalid(Reason::InvalidConfig, message);
     let incomplete = |what| Error::Incomplete(format!("ModelTraining {}", training.name_any()), what);
-    spec.validate().map_err(|errors| {
-        invalid(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-    })?;
+    spec.validate().map_err(|errors| invalid(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     let namespace = training.namespace().ok_or_else(|| incomplete("namespace"))?;
     let identity = RunIdentity {
         namespace: namespace.clone(),
@@ -86,7 +84,9 @@ fn check_files(config: &TrainConfig, settings: &Settings) -> Result<()> {
     match uris.into_iter().find(|(_, uri)| uri.starts_with(file)) {
         Some((field, uri)) if !settings.allow_file_storage => Err(Error::invalid(
             Reason::InvalidConfig,
-            format!("{field}: '{uri}' is on a volume, which this cluster's Stoker does not allow: use s3://, gs:// or az://"),
+            format!(
+                "{field}: '{uri}' is on a volume, which this cluster's Stoker does not allow: use s3://, gs:// or az://"
+            ),
         )),
         _ => Ok(()),
     }

@@ -79,7 +79,8 @@ pub async fn commit(folder: &Folder, run: Option<&str>, files: Vec<(String, Byte
 /// If the storage fails.
 pub async fn remove(folder: &Folder) -> Result<(), ArtifactError> {
     delete(folder, &folder.join(MANIFEST).path).await?;
-    let found: Vec<_> = folder.store.list(Some(&folder.path)).try_collect().await.map_err(|error| folder.error(error))?;
+    let found: Vec<_> =
+        folder.store.list(Some(&folder.path)).try_collect().await.map_err(|error| folder.error(error))?;
     for object in found {
         delete(folder, &object.location).await?;
     }

@@ -86,7 +86,9 @@ pub enum ArtifactError {
         detail: String,
     },
     /// Another artifact was committed to the same folder.
-    #[error("{uri} already holds another artifact; another writer used the same folder: let one of them write elsewhere")]
+    #[error(
+        "{uri} already holds another artifact; another writer used the same folder: let one of them write elsewhere"
+    )]
     Conflict {
         /// The folder.
         uri: String,
@@ -205,5 +207,7 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", sha256(bytes))
 }
 
+#[cfg(test)]
+pub(crate) mod faulty;
 #[cfg(test)]
 mod tests;

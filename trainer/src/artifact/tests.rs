@@ -1,0 +1,168 @@
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use bytes::Bytes;
+use object_store::{ObjectStoreExt, PutPayload};
+use serde_json::{Value, json};
+use stoker_crds::{Reason, artifact::MANIFEST};
+use tempfile::TempDir;
+
+use super::{
+    ArtifactError, commit,
+    faulty::{Fault, Faulty, Operation},
+    open, remove, sha256,
+};
+use crate::storage::{Access, Folder};
+
+fn files() -> Vec<(String, Bytes)> {
+    vec![("b.json".into(), Bytes::from_static(b"{}")), ("a.bin".into(), Bytes::from_static(b"\x00\x01\x02"))]
+}
+
+fn healthy() -> Folder {
+    Faulty::folder(|_, _| None)
+}
+
+async fn overwrite(folder: &Folder, name: &str, bytes: &[u8]) {
+    let file = folder.join(name);
+    file.store.put(&file.path, PutPayload::from(bytes.to_vec())).await.unwrap();
+}
+
+async fn edit_manifest(folder: &Folder, edit: impl FnOnce(&mut Value)) {
+    let file = folder.join(MANIFEST);
+    let bytes = file.store.get(&file.path).await.unwrap().bytes().await.unwrap();
+    let mut manifest = serde_json::from_slice(&bytes).unwrap();
+    edit(&mut manifest);
+    overwrite(folder, MANIFEST, manifest.to_string().as_bytes()).await;
+}
+
+#[tokio::test]
+async fn what_is_committed_is_read_back_verified() {
+    let dir = TempDir::new().unwrap();
+    for folder in [healthy(), Access::local(dir.path()).open("s3://bucket/model").unwrap()] {
+        let digest = commit(&folder, Some("1-ab"), files()).await.unwrap();
+        let artifact = open(&folder, Some(&digest)).await.unwrap();
+        assert_eq!(artifact.digest, digest);
+        assert_eq!(artifact.run.as_deref(), Some("1-ab"));
+        assert_eq!(artifact.file("a.bin").unwrap(), &files()[1].1);
+        let error = artifact.file("c").unwrap_err();
+        assert!(error.to_string().contains("no file 'c'"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_digest_is_that_of_the_content_and_not_of_the_order_or_the_place() {
+    let mut reversed = files();
+    reversed.reverse();
+    let digest = commit(&healthy(), None, files()).await.unwrap();
+    assert_eq!(commit(&healthy(), None, reversed).await.unwrap(), digest);
+    let other = vec![("a.bin".to_owned(), Bytes::from_static(b"other"))];
+    assert_ne!(commit(&healthy(), None, other).await.unwrap(), digest);
+}
+
+#[tokio::test]
+async fn committing_the_same_again_changes_nothing_and_other_content_is_refused() {
+    let folder = healthy();
+    let digest = commit(&folder, None, files()).await.unwrap();
+    assert_eq!(commit(&folder, None, files()).await.unwrap(), digest);
+    let other = vec![("c.bin".to_owned(), Bytes::from_static(b"other"))];
+    let error = commit(&folder, None, other).await.unwrap_err();
+    assert!(matches!(error, ArtifactError::Conflict { .. }), "{error}");
+    assert!(open(&folder, Some(&digest)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_lost_reply_to_the_manifest_is_no_failure() {
+    let lost = AtomicU32::new(0);
+    let folder = Faulty::folder(move |operation, path| {
+        let is_first = operation == Operation::Put && path.ends_with(MANIFEST) && lost.fetch_add(1, Relaxed) == 0;
+        is_first.then_some(Fault::LostReply)
+    });
+    let digest = commit(&folder, None, files()).await.unwrap();
+    assert!(open(&folder, Some(&digest)).await.is_ok());
+}
+
+#[tokio::test]
+async fn without_its_manifest_nothing_is_there() {
+    for broken in ["b.json", MANIFEST] {
+        let folder = Faulty::folder(move |operation, path| {
+            (operation == Operation::Put && path.ends_with(broken)).then_some(Fault::Lost)
+        });
+        let error = commit(&folder, None, files()).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StorageUnavailable);
+        assert!(matches!(open(&folder, None).await, Err(ArtifactError::NotFound { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_leaves_the_folder_is_neither_written_nor_read() {
+    let outside = vec![("../a".to_owned(), Bytes::new())];
+    assert!(matches!(commit(&healthy(), None, outside).await, Err(ArtifactError::Manifest { .. })));
+
+    let folder = healthy();
+    commit(&folder, None, files()).await.unwrap();
+    edit_manifest(&folder, |manifest| manifest["files"][0]["name"] = json!("../a.bin")).await;
+    assert!(matches!(open(&folder, None).await, Err(ArtifactError::Manifest { .. })));
+}
+
+#[tokio::test]
+async fn what_is_not_as_the_manifest_says_is_refused() {
+    let cases: [(&str, fn(&mut Value)); 4] = [
+        ("3 bytes long and should be 4", |manifest| manifest["files"][0]["size"] = json!(4)),
+        ("was changed", |manifest| manifest["files"][0]["sha256"] = json!("0".repeat(64))),
+        ("'c' is missing", |manifest| manifest["files"][1]["name"] = json!("c")),
+        ("bytes are read", |manifest| manifest["files"][0]["size"] = json!(u64::MAX)),
+    ];
+    for (message, edit) in cases {
+        let folder = healthy();
+        commit(&folder, None, files()).await.unwrap();
+        edit_manifest(&folder, edit).await;
+        let error = open(&folder, None).await.unwrap_err();
+        assert!(error.is_broken() && error.reason() == Reason::CorruptArtifact, "{error}");
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_or_manifest_that_was_written_over_is_refused() {
+    let folder = healthy();
+    let digest = commit(&folder, None, files()).await.unwrap();
+    overwrite(&folder, "a.bin", b"\x00\x01\x03").await;
+    assert!(open(&folder, None).await.unwrap_err().to_string().contains("'a.bin' was changed"));
+
+    overwrite(&folder, MANIFEST, &vec![b' '; 2 << 20]).await;
+    assert!(open(&folder, None).await.unwrap_err().to_string().contains("more than"));
+    overwrite(&folder, MANIFEST, b"{\"format\": 1,").await;
+    assert!(open(&folder, None).await.unwrap_err().to_string().contains("cannot be read"));
+    let error = open(&folder, Some(&digest)).await.unwrap_err();
+    assert!(error.to_string().contains("is expected"), "{error}");
+}
+
+#[tokio::test]
+async fn a_failing_storage_says_nothing_about_the_artifact() {
+    let folder = Faulty::folder(|operation, _| (operation == Operation::Get).then_some(Fault::Lost));
+    let error = open(&folder, None).await.unwrap_err();
+    assert!(!error.is_broken());
+    assert_eq!(error.reason(), Reason::StorageUnavailable);
+}
+
+#[tokio::test]
+async fn removal_begins_with_the_manifest() {
+    let folder = Faulty::folder(|operation, path| {
+        (operation == Operation::Delete && path.ends_with("a.bin")).then_some(Fault::Lost)
+    });
+    commit(&folder, None, files()).await.unwrap();
+    assert!(remove(&folder).await.is_err());
+    assert!(matches!(open(&folder, None).await, Err(ArtifactError::NotFound { .. })));
+
+    let folder = healthy();
+    commit(&folder, None, files()).await.unwrap();
+    remove(&folder).await.unwrap();
+    remove(&folder).await.unwrap();
+    let left = folder.store.list_with_delimiter(Some(&folder.path)).await.unwrap();
+    assert!(left.objects.is_empty());
+}
+
+#[test]
+fn the_digest_is_sha_256() {
+    // FIPS 180-2, appendix B.1.
+    assert_eq!(sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}

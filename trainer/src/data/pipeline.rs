@@ -108,9 +108,10 @@ impl<'a> Pipeline<'a> {
         let predicates = Predicate::parse(&context, data, &found)?;
         let in_predicates: BTreeSet<String> = predicates.iter().flat_map(Predicate::columns).collect();
         let columns = Columns::resolve(data, self.task, &found, &in_predicates)?;
+        let context = session::for_columns(&context, columns.all().count());
         let rules = Rules::new(&context, predicates, &columns, data)?;
         let cast = |name: &str| data.cast.get(name).copied();
-        let reader = Arc::new(Reader::new(scanner, files, &found, &columns, cast, limits.partitions)?);
+        let reader = Arc::new(Reader::new(scanner.within(&context), files, &found, &columns, cast, limits.partitions)?);
 
         let cleaned = self.clean(&context, reader, rules, &columns).await?;
         let [train, validation, test] = self.divide(cleaned, &columns).await?;

@@ -54,6 +54,11 @@ impl Scanner {
         Ok(Self { context: context.clone(), store, format, csv: csv.clone() })
     }
 
+    /// The same within another session.
+    pub(super) fn within(self, context: &SessionContext) -> Self {
+        Self { context: context.clone(), ..self }
+    }
+
     fn file_format(&self, compression: FileCompressionType) -> Arc<dyn FileFormat> {
         match self.format {
             // A value in quotes may hold a line break, so a file is not cut at line breaks to be read in parallel.

@@ -18,6 +18,14 @@ const MIN_MEMORY: u64 = 64 << 20;
 /// The memory where the machine does not say how much there is, in bytes.
 const DEFAULT_MEMORY: u64 = 1 << 30;
 
+/// The most memory that a partition keeps free to merge what it spilled, in bytes.
+const MAX_MERGE_MEMORY: usize = 10 << 20;
+
+/// The most rows of a batch.
+const MAX_BATCH_ROWS: usize = 8192;
+/// About how many values a batch holds, so that rows with many columns come in batches of fewer rows.
+const BATCH_VALUES: usize = 1 << 18;
+
 /// How much of the machine the preparation takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -58,6 +66,8 @@ pub(super) fn session(scratch: &Path, limits: Limits) -> Result<SessionContext, 
         .with_mode(DiskManagerMode::Directories(vec![scratch.to_owned()]))
         .with_max_temp_directory_size(u64::MAX);
     let memory = usize::try_from(limits.memory).unwrap_or(usize::MAX);
+    // Each partition keeps so much free to merge what it spilled.
+    let merge_memory = (memory / limits.partitions.max(1) / 8).min(MAX_MERGE_MEMORY);
     let runtime = RuntimeEnvBuilder::new()
         .with_disk_manager_builder(disk)
         .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
@@ -65,9 +75,16 @@ pub(super) fn session(scratch: &Path, limits: Limits) -> Result<SessionContext, 
         .map_err(|error| DataError::working(scratch, error))?;
     let config = SessionConfig::new()
         .with_target_partitions(limits.partitions)
+        .with_sort_spill_reservation_bytes(merge_memory)
         .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false);
     Ok(SessionContext::new_with_config_rt(config, runtime))
+}
+
+/// The same session for rows of so many columns.
+pub(super) fn for_columns(context: &SessionContext, columns: usize) -> SessionContext {
+    let rows = (BATCH_VALUES / columns.max(1)).clamp(64, MAX_BATCH_ROWS);
+    SessionContext::new_with_config_rt(context.copied_config().with_batch_size(rows), context.runtime_env())
 }
 
 #[cfg(test)]

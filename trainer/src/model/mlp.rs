@@ -46,7 +46,8 @@ impl Mlp {
     /// Drops units out only on a device with autodiff ([`Module::train`]).
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
         let Some((last, hidden)) = self.layers.split_last() else { return features };
-        let activations = hidden.iter().fold(features, |x, layer| self.dropout.forward(self.activate(layer.forward(x))));
+        let activations =
+            hidden.iter().fold(features, |x, layer| self.dropout.forward(self.activate(layer.forward(x))));
         last.forward(activations)
     }
 

@@ -20,7 +20,7 @@ pub use self::{
 };
 pub(crate) use self::{
     predictor::read,
-    weights::{HostTensor, check, first_not_finite, values},
+    weights::{HostTensor, HostTensors, check, first_not_finite, serialize, to_host, values},
 };
 
 /// All that is needed, besides the weights, to compute a model: the content of `config.json`.

@@ -2,38 +2,49 @@
 
 use std::borrow::Cow;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use stoker_crds::training::Model;
 
 use super::{
     Architecture, Mlp, ModelError,
     mlp::{layer_widths, linear},
-    predictor::read,
 };
 
-/// A tensor on its way to a file.
-pub(crate) struct HostTensor {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) values: Vec<f32>,
-}
+/// A tensor on its way to a file: 32-bit floats on the host.
+pub(crate) struct HostTensor(pub(crate) TensorData);
 
-impl View for HostTensor {
+impl View for &HostTensor {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
 
     fn shape(&self) -> &[usize] {
-        &self.shape
+        self.0.shape().as_slice()
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        // Safetensors are little-endian, as every platform that this is built for.
+        Cow::Borrowed(self.0.as_bytes())
     }
 
     fn data_len(&self) -> usize {
-        self.values.len() * size_of::<f32>()
+        self.0.as_bytes().len()
     }
+}
+
+/// Tensors by name, in the order of the module.
+pub(crate) type HostTensors = Vec<(String, HostTensor)>;
+
+/// The bytes of a safetensors file: the same tensors give the same bytes.
+pub(crate) fn serialize(tensors: &HostTensors) -> Result<Vec<u8>, ModelError> {
+    safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), None).map_err(ModelError::Weights)
+}
+
+/// The name of a tensor that holds NaN or an infinity, if any does.
+pub(crate) fn first_not_finite(tensors: &HostTensors) -> Option<&str> {
+    let is_finite = |tensor: &HostTensor| tensor.0.iter::<f32>().all(f32::is_finite);
+    tensors.iter().find(|(_, tensor)| !is_finite(tensor)).map(|(name, _)| name.as_str())
 }
 
 /// The weights as a safetensors file: the same weights give the same bytes.
@@ -41,27 +52,23 @@ impl View for HostTensor {
 /// # Errors
 /// If the device fails.
 pub fn to_safetensors(model: &Mlp) -> Result<Vec<u8>, ModelError> {
-    safetensors::serialize(host_tensors(model)?, None).map_err(ModelError::Weights)
+    serialize(&to_host(model)?)
 }
 
-/// The name of a tensor that holds NaN or an infinity, if any does.
-pub(crate) fn first_not_finite(model: &Mlp) -> Result<Option<String>, ModelError> {
-    let is_finite = |tensor: &HostTensor| tensor.values.iter().all(|value| value.is_finite());
-    Ok(host_tensors(model)?.into_iter().find(|(_, tensor)| !is_finite(tensor)).map(|(name, _)| name))
-}
-
-fn host_tensors(model: &Mlp) -> Result<Vec<(String, HostTensor)>, ModelError> {
+/// The weights, on the host.
+pub(crate) fn to_host(model: &Mlp) -> Result<HostTensors, ModelError> {
     let mut tensors = Vec::new();
     for (index, layer) in model.layers.iter().enumerate() {
-        let weight = layer.weight.val();
-        let [input, output] = weight.dims();
-        let values = read(weight.transpose())?;
-        tensors.push((weight_name(index), HostTensor { shape: vec![output, input], values }));
+        tensors.push((weight_name(index), fetch(layer.weight.val().transpose())?));
         if let Some(bias) = &layer.bias {
-            tensors.push((bias_name(index), HostTensor { shape: vec![output], values: read(bias.val())? }));
+            tensors.push((bias_name(index), fetch(bias.val())?));
         }
     }
     Ok(tensors)
+}
+
+fn fetch<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, ModelError> {
+    Ok(HostTensor(tensor.try_into_data().map_err(ModelError::Execution)?))
 }
 
 impl Architecture {
@@ -78,7 +85,8 @@ impl Architecture {
             check(&file, &weight_name(index), &[*output, *input])?;
             check(&file, &bias_name(index), &[*output])?;
         }
-        let expected: Vec<String> = (0..widths.len()).flat_map(|index| [weight_name(index), bias_name(index)]).collect();
+        let expected: Vec<String> =
+            (0..widths.len()).flat_map(|index| [weight_name(index), bias_name(index)]).collect();
         if let Some(name) = file.names().into_iter().find(|name| !expected.iter().any(|known| known == name)) {
             return Err(mismatch(name, "absent".into(), "there".into()));
         }

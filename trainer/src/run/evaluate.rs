@@ -117,8 +117,9 @@ async fn open_artifact(uri: &str) -> Result<Artifact, RunError> {
 
 /// What a model that is computed here answers.
 fn answer(artifact: &Artifact, rows: &[RecordBatch]) -> Result<Answers, RunError> {
-    let preprocessor: Preprocessor = serde_json::from_slice(artifact.file(PREPROCESSOR)?)
-        .map_err(|error| RunError::Server(format!("{PREPROCESSOR} cannot be read: {error}; publish the model again")))?;
+    let preprocessor: Preprocessor = serde_json::from_slice(artifact.file(PREPROCESSOR)?).map_err(|error| {
+        RunError::Server(format!("{PREPROCESSOR} cannot be read: {error}; publish the model again"))
+    })?;
     let device = choose_device(&Resources::default())?;
     let predictor = Predictor::load(artifact.file(CONFIG)?, artifact.file(WEIGHTS)?, &device)?;
     let mut predictions = Vec::new();
@@ -127,7 +128,7 @@ fn answer(artifact: &Artifact, rows: &[RecordBatch]) -> Result<Answers, RunError
         predictions.extend(predictor.predict(&preprocessor.transform(batch).map_err(unfit)?)?);
     }
     Ok(match preprocessor.output() {
-        Output::Classes { column, labels } => {
+        Output::Classes { column, labels, .. } => {
             Answers::Classes { column: column.clone(), labels: labels.clone(), probabilities: predictions }
         }
         Output::Numbers { columns, .. } => {

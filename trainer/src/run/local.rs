@@ -90,12 +90,8 @@ fn resolve(training: &Training, options: &Options) -> Result<TrainConfig, RunErr
         service_account_name: None,
         persistent_volume_claim: None,
     };
-    let identity = |number| RunIdentity {
-        namespace: namespace.clone(),
-        training: name.clone(),
-        uid: "local".into(),
-        number,
-    };
+    let identity =
+        |number| RunIdentity { namespace: namespace.clone(), training: name.clone(), uid: "local".into(), number };
     let mut config = TrainConfig::resolve(spec, identity(1), Some(&default_storage))?;
     let runs = local_path(&options.storage, &config.storage.uri).join(namespace).join(name).join("runs");
     let last = last_run(&runs);

@@ -82,8 +82,7 @@ struct Metadata {
 /// If the file cannot be read, holds no such training, or the training cannot be run as it is written.
 pub fn read(path: &Path, name: Option<&str>) -> Result<Training, ManifestError> {
     let parse = |message: String| ManifestError::Parse { path: path.to_owned(), message };
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
     let documents: Vec<Document> = serde_saphyr::from_multiple(&text).map_err(|error| parse(error.to_string()))?;
     let mut trainings: Vec<Document> = documents
         .into_iter()

@@ -93,9 +93,7 @@ impl Pipeline {
             [(Split::Train, &prepared.train), (Split::Validation, &prepared.validation), (Split::Test, &prepared.test)]
                 .into_iter()
                 .filter(|(_, rows)| !rows.is_empty())
-                .map(|(split, rows)| {
-                    Ok((split, training::evaluate(&fitted.predictor, rows, &prepared.preprocessor)?))
-                })
+                .map(|(split, rows)| Ok((split, training::evaluate(&fitted.predictor, rows, &prepared.preprocessor)?)))
                 .collect::<Result<_, RunError>>()
         })
         .await??;

@@ -2,18 +2,10 @@
 
 use std::path::Path;
 
-use stoker_crds::{
-    Progress, RunReport,
-    artifact::ModelRef,
-    report::RunError as ReportedError,
-};
+use stoker_crds::{Progress, RunReport, artifact::ModelRef, report::RunError as ReportedError};
 
 /// The report of a run that ended in this state.
-pub(super) fn report(
-    progress: Progress,
-    gpu_seconds: f64,
-    result: Result<ModelRef, ReportedError>,
-) -> RunReport {
+pub(super) fn report(progress: Progress, gpu_seconds: f64, result: Result<ModelRef, ReportedError>) -> RunReport {
     let Progress { run, data, epoch, step, total_steps, metrics, checkpoint, device, peak_memory_bytes, .. } = progress;
     let (model, error) = match result {
         Ok(model) => (Some(model), None),

@@ -78,7 +78,8 @@ impl Access {
             Kind::Cloud(_) => open_local(&parsed, parsed.key.clone()),
             Kind::Local(dir) => {
                 let invalid = |error: &(dyn std::error::Error + 'static)| StorageError::invalid(uri, error);
-                let dir = std::path::absolute(dir).map_err(|error| invalid(&error))?;
+                // A folder that is not there yet is written to; one that is may be named by `..` or a link.
+                let dir = dir.canonicalize().or_else(|_| std::path::absolute(dir)).map_err(|error| invalid(&error))?;
                 let root = Path::from_absolute_path(dir).map_err(|error| invalid(&error))?;
                 open_local(&parsed, root.parts().chain(parsed.local_parts()).collect())
             }

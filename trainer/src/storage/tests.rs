@@ -15,9 +15,13 @@ use axum::{
 };
 use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
-use stoker_crds::Reason;
+use stoker_crds::{
+    Reason,
+    training::{Data, Task, data::Format},
+};
 
 use super::*;
+use crate::data::{DataError, Prepared};
 
 /// What a server on loopback answers to each request.
 type Answer = dyn Fn(&Method, &str, &HeaderMap) -> Response + Send + Sync;
@@ -98,9 +102,9 @@ async fn a_missing_bucket_is_told_from_an_empty_one_when_listing() {
 async fn a_storage_that_comes_back_in_time_is_waited_for() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&requests);
-    let mut access = s3(move |_, _, _| match counted.fetch_add(1, Ordering::SeqCst) {
+    let mut access = s3(move |_, _, headers| match counted.fetch_add(1, Ordering::SeqCst) {
         0 | 1 => error(503, "SlowDown"),
-        _ => object(b"content", None),
+        _ => object(b"content", headers),
     })
     .await;
     access.retry_timeout = Duration::from_secs(60);
@@ -120,7 +124,8 @@ async fn a_storage_that_is_down_is_unavailable() {
 }
 
 /// An object, or the range of it that was asked for.
-fn object(content: &[u8], range: Option<&str>) -> Response {
+fn object(content: &[u8], headers: &HeaderMap) -> Response {
+    let range = headers.get(header::RANGE).map(|range| range.to_str().unwrap());
     let response = Response::builder()
         .header(header::ETAG, "\"e\"")
         .header(header::LAST_MODIFIED, "Mon, 01 Jan 2024 00:00:00 GMT");
@@ -143,9 +148,7 @@ async fn an_object_behind_a_network_comes_back_whole_whatever_its_size() {
     for size in [0, 1, 8 << 20, (8 << 20) + 1, 20 << 20] {
         let content: Vec<u8> = (0..size).map(|byte| (byte % 251) as u8).collect();
         let served = content.clone();
-        let access =
-            s3(move |_, _, headers| object(&served, headers.get(header::RANGE).map(|range| range.to_str().unwrap())))
-                .await;
+        let access = s3(move |_, _, headers| object(&served, headers)).await;
         let folder = access.open("s3://models/x").unwrap();
         let read = folder.store.get(&folder.path).await.unwrap().bytes().await.unwrap();
         assert!(read == content, "{size} bytes");
@@ -202,5 +205,74 @@ async fn no_name_leads_out_of_a_folder() {
                 assert!(object.store.get(&object.path).await.is_err(), "{name}");
             }
         }
+    }
+}
+
+/// Trains on one CSV file of 600,000 rows, over 8 MiB, from a server that answers as `reply` says once the file's second
+/// range is asked for, the so-many-th time.
+async fn prepare_csv(
+    retry_timeout: Duration,
+    reply: impl Fn(usize, &[u8], &HeaderMap) -> Response + Send + Sync + 'static,
+) -> Result<Prepared, DataError> {
+    let rows = (0..600_000).map(|row| format!("{row},number {row}\n"));
+    let csv: String = std::iter::once("y,x\n".to_owned()).chain(rows).collect();
+    assert!(csv.len() > 8 << 20);
+    let asked = AtomicUsize::new(0);
+    let mut access = s3(move |_, _, headers| {
+        let is_second = headers.get(header::RANGE).is_some_and(|range| range.as_bytes().starts_with(b"bytes=8388608-"));
+        match is_second {
+            true => reply(asked.fetch_add(1, Ordering::SeqCst), csv.as_bytes(), headers),
+            false => object(csv.as_bytes(), headers),
+        }
+    })
+    .await;
+    access.retry_timeout = retry_timeout;
+    let scratch = tempfile::tempdir().unwrap();
+    crate::data::prepare(&config(), Task::Regression, &access, scratch.path(), &|_| {}).await
+}
+
+fn config() -> Data<Format> {
+    let config = serde_json::json!({
+        "source": {"uri": "s3://models/x.csv"},
+        "format": "csv",
+        "target": ["y"],
+        "cast": {"x": "Text"},
+        "clean": {"require": ["y < 3"]},
+        "split": {"train": 1.0, "validation": 0.0, "test": 0.0},
+    });
+    serde_json::from_value(config).unwrap()
+}
+
+#[tokio::test]
+async fn a_file_is_read_to_its_end_though_the_storage_fails_for_a_while() {
+    let prepared = prepare_csv(Duration::from_secs(60), |asked, csv, headers| match asked {
+        0 | 1 => error(503, "SlowDown"),
+        _ => object(csv, headers),
+    })
+    .await
+    .unwrap();
+    assert_eq!((prepared.stats.rows_read, prepared.stats.train), (600_000, 3));
+}
+
+#[tokio::test]
+async fn a_storage_that_fails_for_good_while_a_file_is_read_is_unavailable() {
+    let error = prepare_csv(Duration::from_millis(300), |_, _, _| error(503, "SlowDown")).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::StorageUnavailable, "{error}");
+    assert!(error.to_string().contains("s3://models/x.csv"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_in_a_missing_bucket_is_told_from_a_missing_file() {
+    for (code, reason) in [("NoSuchBucket", Reason::BucketNotFound), ("", Reason::DataNotFound)] {
+        let empty = "<ListBucketResult><Name>models</Name><KeyCount>0</KeyCount></ListBucketResult>";
+        let access = s3(move |method, _, _| match (method, code) {
+            (&Method::HEAD, _) => Response::builder().status(404).body(Body::empty()).unwrap(),
+            (_, "") => Response::new(empty.into()),
+            _ => error(404, code),
+        })
+        .await;
+        let scratch = tempfile::tempdir().unwrap();
+        let prepared = crate::data::prepare(&config(), Task::Regression, &access, scratch.path(), &|_| {}).await;
+        assert_eq!(prepared.unwrap_err().reason(), reason);
     }
 }

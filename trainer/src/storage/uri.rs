@@ -46,6 +46,9 @@ impl<'a> Uri<'a> {
             }
             _ => {}
         }
+        if key.starts_with('/') {
+            return Err(invalid("a segment of the path is empty"));
+        }
         let key = Path::parse(key).map_err(|error| invalid(&error.to_string()))?;
         Ok(Self { text, scheme, bucket, key })
     }

@@ -11,7 +11,7 @@ use stoker_crds::{TrainConfig, artifact::WEIGHTS, training::optimize::Optimizer 
 use super::{early_stopping::BestSoFar, history::History, optimizer::Optimizer};
 use crate::{
     artifact::{Artifact, ArtifactError, digest},
-    model::{Architecture, HostTensor, Mlp, ModelError, first_not_finite, to_safetensors},
+    model::{Architecture, Mlp, ModelError, first_not_finite, serialize, to_host, to_safetensors},
 };
 
 /// The optimizer's tensors.
@@ -112,19 +112,18 @@ impl Snapshot {
     /// # Errors
     /// If a number is not finite: such a state is never written.
     pub(super) fn encode(self) -> Result<Vec<(String, Bytes)>, EncodeError> {
-        if let Some(name) = first_not_finite(&self.model)? {
+        let weights = to_host(&self.model)?;
+        if let Some(name) = first_not_finite(&weights) {
             return Err(EncodeError::NotFinite(format!("a weight of {name}")));
         }
         let (tensors, counters) = self.optimizer.to_parts();
-        let is_finite = |tensor: &HostTensor| tensor.values.iter().all(|value| value.is_finite());
-        if let Some((name, _)) = tensors.iter().find(|(_, tensor)| !is_finite(tensor)) {
+        if let Some(name) = first_not_finite(&tensors) {
             return Err(EncodeError::NotFinite(format!("the optimizer's {name}")));
         }
-        let optimizer = safetensors::serialize(tensors, None).map_err(ModelError::Weights)?;
         let state = serde_json::to_vec(&StateFile { state: self.state, optimizer: counters });
         let mut files = vec![
-            (WEIGHTS.to_owned(), to_safetensors(&self.model)?.into()),
-            (OPTIMIZER.to_owned(), optimizer.into()),
+            (WEIGHTS.to_owned(), serialize(&weights)?.into()),
+            (OPTIMIZER.to_owned(), serialize(&tensors)?.into()),
             (STATE.to_owned(), state.map_err(ArtifactError::Json)?.into()),
         ];
         if let Some(best) = &self.best {

@@ -38,14 +38,15 @@ struct Store {
     folder: Folder,
     run: String,
     keep_last: usize,
+    /// Steps whose checkpoints are broken or of other inputs: in the way, but kept until there is a new one.
+    stale: BTreeSet<u64>,
 }
 
 /// What became of writing one.
 struct Written {
     step: u64,
-    result: Result<CheckpointRef, EncodeError>,
-    /// Why older ones could not be deleted.
-    pruned: Result<(), ArtifactError>,
+    /// The checkpoint, and whether older ones were deleted.
+    result: Result<(CheckpointRef, Result<(), ArtifactError>), EncodeError>,
 }
 
 impl<'a> Checkpoints<'a> {
@@ -56,7 +57,8 @@ impl<'a> Checkpoints<'a> {
         runtime: &'a Handle,
         watch: &'a dyn Watch,
     ) -> Self {
-        let store = Store { folder: folder.clone(), run, keep_last: spec.keep_last as usize };
+        let keep_last = spec.keep_last as usize;
+        let store = Store { folder: folder.clone(), run, keep_last, stale: BTreeSet::new() };
         Self { store, interval: spec.interval(), runtime, watch, writing: None, begun: Instant::now(), last: None }
     }
 
@@ -100,9 +102,15 @@ impl<'a> Checkpoints<'a> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
         let written = self.runtime.block_on(writing).map_err(|error| TrainError::Internal(error.to_string()))?;
         match written.result {
-            Ok(checkpoint) => {
+            Ok((checkpoint, pruned)) => {
                 self.watch.on(Event::Checkpointed(&checkpoint));
                 self.last = Some(checkpoint);
+                match pruned {
+                    Ok(()) => self.store.stale.clear(),
+                    Err(error) => {
+                        self.watch.on(Event::Warning(&format!("older checkpoints could not be deleted: {error}")));
+                    }
+                }
             }
             Err(EncodeError::NotFinite(what)) => {
                 let (what, checkpoint) = (format!("{what} became NaN or infinite"), self.last_step());
@@ -117,9 +125,6 @@ impl<'a> Checkpoints<'a> {
                 "the checkpoint of step {} was not written: {error}; the training goes on and tries again at the next one",
                 written.step
             ))),
-        }
-        if let Err(error) = written.pruned {
-            self.watch.on(Event::Warning(&format!("older checkpoints could not be deleted: {error}")));
         }
         Ok(())
     }
@@ -141,8 +146,8 @@ impl<'a> Checkpoints<'a> {
         self.last.as_ref().map(|checkpoint| checkpoint.step)
     }
 
-    /// The newest checkpoint that is whole and of these inputs. Newer ones that are not are named in a warning and
-    /// deleted, since their steps will be written anew.
+    /// The newest checkpoint that is whole and of these inputs. Newer ones that are not are named in a warning, and give
+    /// way to the next one that is written.
     ///
     /// # Errors
     /// If the storage fails: that says nothing about the checkpoints.
@@ -166,7 +171,9 @@ impl<'a> Checkpoints<'a> {
                 Ok(Err(problem)) => Some(problem.to_owned()),
                 // One that the last pod had no time to commit.
                 Err(ArtifactError::NotFound { .. }) => None,
-                Err(error) if error.is_broken() || matches!(error, ArtifactError::Model(_) | ArtifactError::Json(_)) => {
+                Err(error)
+                    if error.is_broken() || matches!(error, ArtifactError::Model(_) | ArtifactError::Json(_)) =>
+                {
                     Some(error.to_string())
                 }
                 Err(error) => return Err(error.into()),
@@ -176,7 +183,7 @@ impl<'a> Checkpoints<'a> {
                     "the checkpoint of step {step} is skipped for the one before it: {problem}"
                 )));
             }
-            self.runtime.block_on(artifact::remove(&folder))?;
+            self.store.stale.insert(step);
         }
         Ok(None)
     }
@@ -211,23 +218,29 @@ impl Store {
 
     async fn write(self, snapshot: Snapshot) -> Written {
         let step = snapshot.state.step;
-        let result = self.commit(snapshot).await;
-        let pruned = if result.is_ok() { self.prune(step).await } else { Ok(()) };
-        Written { step, result, pruned }
+        match self.commit(snapshot).await {
+            Ok(checkpoint) => Written { step, result: Ok((checkpoint, self.prune(step).await)) },
+            Err(error) => Written { step, result: Err(error) },
+        }
     }
 
     async fn commit(&self, snapshot: Snapshot) -> Result<CheckpointRef, EncodeError> {
-        let folder = self.at(snapshot.state.step);
         let step = snapshot.state.step;
+        let folder = self.at(step);
+        if self.stale.contains(&step) {
+            artifact::remove(&folder).await?;
+        }
         let digest = artifact::commit(&folder, Some(&self.run), snapshot.encode()?).await?;
         Ok(reference(step, &folder, digest, Timestamp::now()))
     }
 
-    /// Deletes all but the newest ones, up to the one that was just committed.
+    /// Deletes those that are stale, and all but the newest of the others.
     async fn prune(&self, newest: u64) -> Result<(), ArtifactError> {
         let steps = self.steps().await?;
-        for step in steps.range(..=newest).rev().skip(self.keep_last) {
-            artifact::remove(&self.at(*step)).await?;
+        let (stale, good): (Vec<u64>, Vec<u64>) =
+            steps.into_iter().rev().partition(|step| *step != newest && self.stale.contains(step));
+        for step in stale.into_iter().chain(good.into_iter().skip(self.keep_last)) {
+            artifact::remove(&self.at(step)).await?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The rows that a model learns from.
 
+use burn::tensor::{Device, Tensor, TensorData};
+
 use crate::data::{DataError, Rows};
 
 /// Rows of numbers, wherever they lie.
@@ -26,5 +28,32 @@ impl Dataset for Rows {
 
     fn gather(&self, indices: &[u32], features: &mut Vec<f32>, targets: &mut Vec<f32>) -> Result<(), DataError> {
         Rows::gather(self, indices, features, targets)
+    }
+}
+
+/// Some rows.
+#[derive(Debug)]
+pub(super) struct Batch {
+    rows: usize,
+    /// Row-major.
+    features: Vec<f32>,
+    /// Row-major.
+    pub(super) targets: Vec<f32>,
+}
+
+impl Batch {
+    pub(super) fn gather(rows: &dyn Dataset, indices: &[u32]) -> Result<Self, DataError> {
+        let mut batch = Self { rows: indices.len(), features: Vec::new(), targets: Vec::new() };
+        rows.gather(indices, &mut batch.features, &mut batch.targets)?;
+        Ok(batch)
+    }
+
+    /// `[rows, features]` and `[rows, targets]`.
+    pub(super) fn into_tensors(self, device: &Device) -> (Tensor<2>, Tensor<2>) {
+        let tensor = |values: Vec<f32>| {
+            let width = values.len() / self.rows.max(1);
+            Tensor::from_data(TensorData::new(values, [self.rows, width]), device)
+        };
+        (tensor(self.features), tensor(self.targets))
     }
 }

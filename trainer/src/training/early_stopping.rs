@@ -33,7 +33,11 @@ impl BestSoFar {
     /// Takes the value of an epoch.
     pub(super) fn observe(&mut self, rule: &EarlyStopping, epoch: u32, value: f64) -> Verdict {
         let is_better = |best: f64| {
-            if higher_is_better(metric_name(rule)) { value > best + rule.min_delta } else { value < best - rule.min_delta }
+            if higher_is_better(metric_name(rule)) {
+                value > best + rule.min_delta
+            } else {
+                value < best - rule.min_delta
+            }
         };
         if self.best.map(f64::from_bits).is_none_or(is_better) {
             *self = Self { best: Some(value.to_bits()), epoch, waited: 0 };

@@ -1,10 +1,10 @@
 //! The metrics of a model on a split.
 
-use burn::tensor::{Tensor, TensorData};
 use stoker_crds::{metric::LOSS, training::Task};
 
 use super::{
     Dataset, TrainError,
+    dataset::Batch,
     loss::mean_loss,
     metrics::{Classification, Evaluation, Regression},
 };
@@ -36,16 +36,16 @@ pub(super) fn evaluate_rows(
     restore: &dyn Fn(&mut [f32]),
 ) -> Result<Evaluation, TrainError> {
     let architecture = predictor.architecture();
-    let mut counts = Counts::new(architecture.task, predictor.architecture().prediction_width());
+    let mut counts = Counts::new(architecture.task, architecture.prediction_width());
     let mut loss = 0.0;
     let total = u32::try_from(rows.len()).map_err(|_| TrainError::too_many_rows(rows.len()))?;
     let chunk = CHUNK_ROWS.min(CHUNK_FEATURES / architecture.input_width.max(1)).max(1);
     for start in (0..total).step_by(chunk) {
         let indices: Vec<u32> = (start..total.min(start.saturating_add(chunk as u32))).collect();
-        let (features, targets) = batch(rows, &indices, architecture.input_width)?;
-        let truth = targets.as_slice::<f32>().unwrap_or_default().to_vec();
-        let outputs = predictor.model().forward(Tensor::from_data(features, predictor.device()));
-        let targets = Tensor::from_data(targets, predictor.device());
+        let batch = Batch::gather(rows, &indices)?;
+        let truth = batch.targets.clone();
+        let (features, targets) = batch.into_tensors(predictor.device());
+        let outputs = predictor.model().forward(features);
         let mean = read(mean_loss(architecture.loss, outputs.clone(), targets))?;
         loss += mean.iter().map(|mean| f64::from(*mean)).sum::<f64>() * indices.len() as f64;
         counts.add(read(predictor.predictions(outputs))?, truth, restore);
@@ -58,18 +58,6 @@ pub(super) fn evaluate_rows(
         Some((name, _)) => Err(TrainError::NotFinite(name.clone())),
         None => Ok(evaluation),
     }
-}
-
-/// The rows of these indices: features `[rows, width]` and targets `[rows, targets]`.
-pub(super) fn batch(
-    rows: &dyn Dataset,
-    indices: &[u32],
-    width: usize,
-) -> Result<(TensorData, TensorData), TrainError> {
-    let (mut features, mut targets) = (Vec::with_capacity(indices.len() * width), Vec::with_capacity(indices.len()));
-    rows.gather(indices, &mut features, &mut targets)?;
-    let target_width = targets.len() / indices.len().max(1);
-    Ok((TensorData::new(features, [indices.len(), width]), TensorData::new(targets, [indices.len(), target_width])))
 }
 
 enum Counts {

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     artifact::digest,
     data::Prepared,
-    model::{Architecture, Predictor, first_not_finite},
+    model::{Architecture, Predictor, first_not_finite, to_host},
     storage::Folder,
 };
 
@@ -122,7 +122,7 @@ pub(super) fn fit_problem(
     trained.map_err(|error| with_checkpoint(error, checkpoints.last()))?;
 
     let (predictor, state, best_epoch) = session.into_result();
-    if let Some(name) = first_not_finite(predictor.model())? {
+    if let Some(name) = first_not_finite(&to_host(predictor.model())?) {
         let what = format!("a weight of {name} became NaN or infinite");
         let checkpoint = checkpoints.last().map(|checkpoint| checkpoint.step);
         return Err(TrainError::Diverged { what, step: state.step, checkpoint });

@@ -16,7 +16,7 @@ use burn::{
 use safetensors::SafeTensors;
 use stoker_crds::training::optimize::Optimizer as Spec;
 
-use crate::model::{HostTensor, Mlp, ModelError, check, values};
+use crate::model::{HostTensor, HostTensors, Mlp, ModelError, check, values};
 
 /// What PyTorch's `clip_grad_norm_` adds to the norm that it divides by.
 const CLIP_EPSILON: f64 = 1e-6;
@@ -96,19 +96,16 @@ impl Optimizer {
     }
 
     /// The state as named tensors (`<parameter>.<name>`, parameters counted from 0) and counters.
-    pub(super) fn to_parts(&self) -> (Vec<(String, HostTensor)>, BTreeMap<String, u64>) {
+    pub(super) fn to_parts(&self) -> (HostTensors, BTreeMap<String, u64>) {
         let mut sink = StateSink::default();
         for (index, state) in self.states.iter().enumerate() {
             if let Some(state) = state {
                 self.dyn_rule().state_flatten(&index.to_string(), state, &mut sink);
             }
         }
-        let tensor = |(name, data): (String, TensorData)| {
-            let (shape, values) = (data.shape().to_vec(), data.iter::<f32>().collect());
-            (name, HostTensor { shape, values })
-        };
+        let tensors = sink.tensors.into_iter().map(|(name, data)| (name, HostTensor(data))).collect();
         let counter = |(name, scalar)| Some((name, u64::try_from(scalar).ok()?));
-        (sink.tensors.into_iter().map(tensor).collect(), sink.scalars.into_iter().filter_map(counter).collect())
+        (tensors, sink.scalars.into_iter().filter_map(counter).collect())
     }
 
     /// Takes over a state that [`Self::to_parts`] gave, for the parameters of a model.
@@ -124,7 +121,8 @@ impl Optimizer {
     ) -> Result<(), ModelError> {
         let mut shapes = Shapes(Vec::new());
         model.visit(&mut shapes);
-        let mut source = StateSource::new(counters.iter().map(|(name, count)| (name.clone(), (*count).into())).collect());
+        let mut source =
+            StateSource::new(counters.iter().map(|(name, count)| (name.clone(), (*count).into())).collect());
         for (name, view) in tensors.iter() {
             let shape = name.split_once('.').and_then(|(index, _)| shapes.0.get(index.parse::<usize>().ok()?));
             check(tensors, name, shape.map(Vec::as_slice).unwrap_or_default())?;

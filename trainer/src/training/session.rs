@@ -13,8 +13,9 @@ use stoker_crds::{
 use super::{
     Dataset, TrainError,
     checkpoint::{RunningLoss, Snapshot, State},
+    dataset::Batch,
     early_stopping::{BestSoFar, Verdict, watched},
-    evaluate::{batch, evaluate_rows},
+    evaluate::evaluate_rows,
     history::History,
     loss::mean_loss,
     optimizer::{Optimizer, base_rate},
@@ -98,7 +99,12 @@ impl<'a> Session<'a> {
     }
 
     /// A training before its first step.
-    pub(super) fn start(config: &TrainConfig, inputs: String, architecture: &Architecture, device: &Device) -> Snapshot {
+    pub(super) fn start(
+        config: &TrainConfig,
+        inputs: String,
+        architecture: &Architecture,
+        device: &Device,
+    ) -> Snapshot {
         let state = State {
             inputs,
             epoch: 0,
@@ -143,9 +149,8 @@ impl<'a> Session<'a> {
 
         // The generator's state cannot be saved; a seed of its own for each step makes it part of the position.
         self.device.seed(derive_seed(seed(self.config), Stream::Dropout, state.step));
-        let (features, targets) = batch(self.problem.train, indices, self.architecture.input_width)?;
-        let outputs = model.forward(Tensor::from_data(features, &self.device));
-        let loss = mean_loss(self.architecture.loss, outputs, Tensor::from_data(targets, &self.device));
+        let (features, targets) = Batch::gather(self.problem.train, indices)?.into_tensors(&self.device);
+        let loss = mean_loss(self.architecture.loss, model.forward(features), targets);
         let gradients = loss.backward();
         let rate = learning_rate(&train.schedule, base_rate(&train.optimizer), state.step, total_steps);
         let clip = train.gradient_clip.as_ref().map(|clip| clip.norm);

@@ -114,6 +114,7 @@ fn args(deployment: &Validated, drain: Duration) -> Vec<String> {
         ("digest", Some(model.digest.clone())),
         ("name", Some(name.clone())),
         ("model-version", model.version.map(|version| version.to_string())),
+        ("gpus", Some(server.resources.gpus.to_string())),
         ("api-keys-dir", api_keys.as_ref().map(|_| API_KEYS_DIR.to_owned())),
         ("max-batch-size", Some(server.batching.max_size.to_string())),
         ("max-batch-delay", Some(server.batching.max_delay.to_string())),

@@ -8,8 +8,8 @@ use stoker_crds::{
     training::status::{TrainingProgress, UsedResources},
 };
 
-use super::{Facts, summary};
-use crate::pods::PodView;
+use super::{Facts, outcome::has_just_started, summary};
+use crate::pods::{PodView, State};
 
 /// The most warnings that stand in status.
 const MAX_WARNINGS: usize = 10;
@@ -32,17 +32,22 @@ pub(super) fn observations(status: &mut ModelTrainingStatus, facts: &Facts<'_>) 
     }
 }
 
-/// Counts restarts: a pod other than the last one known took over, or several are there.
+/// Counts restarts: a pod other than the last one known took over, or several have been at work.
 fn pods_seen(status: &mut ModelTrainingStatus, facts: &Facts<'_>) {
-    let pods = &facts.observed.pods;
-    let Some(newest) = facts.observed.newest() else { return };
+    let at_work: Vec<&PodView> =
+        facts.observed.pods.iter().map(AsRef::as_ref).filter(|pod| has_worked(pod, facts)).collect();
+    let (Some(first), Some(newest)) = (at_work.first(), at_work.last()) else { return };
     let took_over = status.pod.as_ref().is_some_and(|last| *last != newest.name);
-    let there = u32::try_from(pods.len()).unwrap_or(u32::MAX).saturating_sub(1);
-    status.restarts = there.max(status.restarts.saturating_add(u32::from(took_over)));
+    let before = u32::try_from(at_work.len() - 1).unwrap_or(u32::MAX);
+    status.restarts = before.max(status.restarts.saturating_add(u32::from(took_over)));
     status.pod = Some(newest.name.clone());
-    if status.started_at.is_none() {
-        status.started_at = pods.first().map(|first: &std::sync::Arc<PodView>| first.created_at.to_string());
-    }
+    status.started_at.get_or_insert_with(|| first.created_at.to_string());
+}
+
+/// Whether a pod has come so far that it is worth a word: what only waits, or has just started, may change at once.
+fn has_worked(pod: &PodView, facts: &Facts<'_>) -> bool {
+    let answers = facts.observed.progress.is_some();
+    pod.state.has_ended() || pod.state == State::Running && (answers || !has_just_started(pod, facts.now))
 }
 
 fn progress_of(status: &mut ModelTrainingStatus, progress: &Progress) {

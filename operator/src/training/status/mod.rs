@@ -114,7 +114,9 @@ fn conditions(
     };
     let (reason, message) = match &status.error {
         Some(error) => (error.reason.to_string(), error.message.clone()),
-        None => (format!("{phase:?}"), waits_for.map_or_else(|| outcome::describe(phase, status.run), ToOwned::to_owned)),
+        None => {
+            (format!("{phase:?}"), waits_for.map_or_else(|| outcome::describe(phase, status.run), ToOwned::to_owned))
+        }
     };
     let message = match phase {
         Phase::Failed => format!("{message}. {}", outcome::HOW_TO_GO_ON),
@@ -124,4 +126,4 @@ fn conditions(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -42,7 +42,8 @@ pub(super) fn outcome(status: &ModelTrainingStatus, facts: &Facts<'_>) -> Outcom
     match observed.job.as_ref().and_then(|job| job.end.as_ref()) {
         Some(End::Complete) => failed(StatusError {
             reason: Reason::PodFailed,
-            message: "the run's pod succeeded and was deleted before its report was read; the model is in storage".into(),
+            message: "the run's pod succeeded and was deleted before its report was read; the model is in storage"
+                .into(),
             exit_code: Some(0),
             pod: status.pod.clone(),
             log_tail: Vec::new(),
@@ -91,7 +92,8 @@ fn final_error(status: &ModelTrainingStatus, facts: &Facts<'_>, reason: &str, sa
         log_tail: Vec::new(),
     });
     let tries = facts.observed.pods.len();
-    let is_final = error.exit_code.and_then(|code| u8::try_from(code).ok()).is_some_and(|code| FINAL_EXIT_CODES.contains(&code));
+    let is_final =
+        error.exit_code.and_then(|code| u8::try_from(code).ok()).is_some_and(|code| FINAL_EXIT_CODES.contains(&code));
     if tries > 1 && !is_final {
         error.message = format!("{} (the last of {tries} tries)", error.message);
     }
@@ -114,9 +116,14 @@ fn unfinished(status: &ModelTrainingStatus, facts: &Facts<'_>) -> Phase {
 fn guess(status: &ModelTrainingStatus, pod: &PodView, now: Timestamp) -> Phase {
     match status.phase {
         Some(phase) if phase.is_running() && status.pod.as_ref() == Some(&pod.name) => phase,
-        _ if pod.running_since.is_some_and(|since| now.duration_since(since) < SILENCE) => Phase::Pending,
+        _ if has_just_started(pod, now) => Phase::Pending,
         _ => Phase::Preparing,
     }
+}
+
+/// Whether a running pod may keep silent still.
+pub(super) fn has_just_started(pod: &PodView, now: Timestamp) -> bool {
+    pod.running_since.is_some_and(|since| now.duration_since(since) < SILENCE)
 }
 
 /// What is wrong with a run that goes on: what stops it now, else what ended its last try.
@@ -185,7 +192,8 @@ pub fn next_look(observed: &Observed, now: Timestamp) -> Option<SignedDuration> 
     let unschedulable = pod
         .filter(|pod| pod.state == State::Waiting)
         .and_then(|pod| Some(pod.problem.as_ref()?.since? + UNSCHEDULABLE_AFTER));
-    let once = [silence, unschedulable].into_iter().flatten().filter(|due| *due > now).map(|due| due.duration_since(now));
+    let once =
+        [silence, unschedulable].into_iter().flatten().filter(|due| *due > now).map(|due| due.duration_since(now));
     once.chain(observed.stuck_since().map(|since| next_question(since, now))).min()
 }
 

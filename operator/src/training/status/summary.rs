@@ -82,7 +82,14 @@ mod tests {
 
     #[test]
     fn numbers_are_as_exact_as_a_person_needs_them() {
-        let losses = [(0.08134, "0.0813"), (12.345, "12.3"), (2.0, "2.00"), (0.0, "0.00"), (1.234e-7, "1.23e-7"), (123_456.0, "123456")];
+        let losses = [
+            (0.08134, "0.0813"),
+            (12.345, "12.3"),
+            (2.0, "2.00"),
+            (0.0, "0.00"),
+            (1.234e-7, "1.23e-7"),
+            (123_456.0, "123456"),
+        ];
         assert_eq!(losses.map(|(value, _)| significant(value)), losses.map(|(_, text)| text.to_owned()));
         let waits = [(12.4, "12s"), (125.0, "2m5s"), (5400.0, "1h30m"), (5425.0, "1h30m"), (0.2, "0s")];
         assert_eq!(waits.map(|(value, _)| duration(value).unwrap()), waits.map(|(_, text)| text.to_owned()));
@@ -95,7 +102,10 @@ mod tests {
         let metrics = |split, name: &str, value| (split, Metrics::from([(name.to_owned(), value)]));
         let both = BTreeMap::from([metrics(Split::Train, ACCURACY, 1.0), metrics(Split::Test, ACCURACY, 0.97)]);
         assert_eq!(main_metric(&both).as_deref(), Some("accuracy 0.97"));
-        assert_eq!(main_metric(&BTreeMap::from([metrics(Split::Validation, R2, 0.91234)])).as_deref(), Some("r2 0.9123"));
+        assert_eq!(
+            main_metric(&BTreeMap::from([metrics(Split::Validation, R2, 0.91234)])).as_deref(),
+            Some("r2 0.9123")
+        );
         assert_eq!(main_metric(&BTreeMap::new()), None);
     }
 }

@@ -42,6 +42,11 @@ fn training_pod() -> Observed {
     observed
 }
 
+/// The status of a training in the middle of its run.
+pub(crate) fn in_progress() -> ModelTrainingStatus {
+    first(&training_pod())
+}
+
 fn waiting(reason: Reason, since: Option<i64>) -> Observed {
     let problem = Problem {
         reason,
@@ -65,7 +70,7 @@ fn holds(status: &ModelTrainingStatus) -> Vec<&str> {
 
 #[test]
 fn a_run_in_progress() {
-    insta::assert_yaml_snapshot!(first(&training_pod()));
+    insta::assert_yaml_snapshot!(in_progress());
 }
 
 #[test]
@@ -128,7 +133,10 @@ fn a_pod_that_vanished_counts_as_a_restart_once_another_has_taken_over() {
 fn what_needs_help_is_stalled_and_heals_by_itself() {
     for cause in [Reason::SecretNotFound, Reason::ImageUnavailable] {
         let status = first(&waiting(cause, None));
-        assert_eq!((reason(&status), status.phase, holds(&status)), (Some(cause), Some(Phase::Pending), vec!["Stalled"]));
+        assert_eq!(
+            (reason(&status), status.phase, holds(&status)),
+            (Some(cause), Some(Phase::Pending), vec!["Stalled"])
+        );
         let healed = after(5, &status, &training_pod());
         assert_eq!((reason(&healed), holds(&healed)), (None, vec!["Reconciling"]));
     }

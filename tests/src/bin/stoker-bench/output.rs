@@ -87,23 +87,31 @@ impl<const COLUMNS: usize> fmt::Display for Table<COLUMNS> {
     }
 }
 
-/// A number as people read it: three digits or more count, and thousands have their commas.
+/// A figure as people read it: with three digits or more, and a comma at each thousand.
 pub(crate) fn number(value: f64) -> String {
-    let digits = match value.abs() {
+    let decimals = match value.abs() {
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
         _ => 2,
     };
-    let text = format!("{value:.digits$}");
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
+    with_commas(&format!("{value:.decimals$}"))
+}
+
+/// A count, with a comma at each thousand.
+pub(crate) fn count(value: u32) -> String {
+    with_commas(&value.to_string())
+}
+
+fn with_commas(number: &str) -> String {
+    let (whole, fraction) = number.split_at(number.find('.').unwrap_or(number.len()));
     let mut grouped = String::new();
     for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index) % 3 == 0 && !grouped.ends_with('-') {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
     }
-    fraction.map_or(grouped.clone(), |fraction| format!("{grouped}.{fraction}"))
+    grouped + fraction
 }
 
 #[cfg(test)]
@@ -112,8 +120,9 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits_and_commas() {
-        let shown = [0.0, 0.256, 12.34, 999.6, 1234567.8, -1000.0].map(number);
-        assert_eq!(shown, ["0.00", "0.26", "12.3", "1,000", "1,234,568", "-1,000"]);
+        let shown = [0.0, 0.256, 12.34, 123.4, 999.6, 1234567.8].map(number);
+        assert_eq!(shown, ["0.00", "0.26", "12.3", "123", "1,000", "1,234,568"]);
+        assert_eq!([10, 1000].map(count), ["10", "1,000"]);
     }
 
     #[test]

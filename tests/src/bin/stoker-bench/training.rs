@@ -17,7 +17,7 @@ use stoker_e2e::{Error, Result, command};
 
 use crate::{
     examples,
-    output::{Output, Table, number},
+    output::{Output, Table, count, number},
     process::{Process, free_address},
 };
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(runs: u32, output: &mut Output) -> Result<()> {
         }
     }
     if let Some(best) = best {
-        table.row(row(&format!("best, {} epochs of {} rows", number(best.epochs.into()), best.rows), &best));
+        table.row(row(&format!("best, {} epochs of {} rows", count(best.epochs), best.rows), &best));
     }
     print!("{table}");
     Ok(())

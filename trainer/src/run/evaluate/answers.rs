@@ -56,7 +56,9 @@ fn classes(batch: &RecordBatch, column: &str, labels: &[String]) -> Result<Vec<u
         .map(|text| {
             let text = text.unwrap_or_default();
             position(text).ok_or_else(|| {
-                RunError::Server(format!("'{text}' in column '{column}' is no class of the model; was it trained on other data?"))
+                RunError::Server(format!(
+                    "'{text}' in column '{column}' is no class of the model; was it trained on other data?"
+                ))
             })
         })
         .collect()
@@ -76,9 +78,9 @@ pub(super) fn typed(
     column: &str,
     data_type: &DataType,
 ) -> Result<datafusion::arrow::array::ArrayRef, RunError> {
-    let array = batch
-        .column_by_name(column)
-        .ok_or_else(|| RunError::Server(format!("the data has no column '{column}', which the model takes or gives")))?;
+    let array = batch.column_by_name(column).ok_or_else(|| {
+        RunError::Server(format!("the data has no column '{column}', which the model takes or gives"))
+    })?;
     cast(array, data_type).map_err(|error: ArrowError| {
         RunError::Server(format!("column '{column}' is not of the type that the model takes or gives: {error}"))
     })

@@ -82,9 +82,12 @@ impl ServedModel {
     }
 
     fn no_answers(&self, targets: &[String]) -> Result<Answers, RunError> {
-        let labels = self.metadata.outputs.iter().find_map(|output| output.parameters.as_ref()).map(|p| p.labels.clone());
+        let labels =
+            self.metadata.outputs.iter().find_map(|output| output.parameters.as_ref()).map(|p| p.labels.clone());
         match (labels, targets) {
-            (Some(labels), [column]) => Ok(Answers::Classes { column: column.clone(), labels, probabilities: Vec::new() }),
+            (Some(labels), [column]) => {
+                Ok(Answers::Classes { column: column.clone(), labels, probabilities: Vec::new() })
+            }
             (None, columns) => Ok(Answers::Numbers { columns: columns.to_vec(), values: Vec::new() }),
             _ => Err(RunError::Server(format!("{} predicts one class; the manifest has several targets", self.url))),
         }

@@ -121,7 +121,8 @@ fn is_detail(name: &str) -> bool {
 }
 
 fn print_metrics(progress: &Progress) {
-    let splits: Vec<_> = Split::ALL.into_iter().filter_map(|split| Some((split, progress.metrics.get(&split)?))).collect();
+    let splits: Vec<_> =
+        Split::ALL.into_iter().filter_map(|split| Some((split, progress.metrics.get(&split)?))).collect();
     let Some((_, first)) = splits.first() else { return };
     let header: String = splits.iter().map(|(split, _)| format!("{:>12}", split.name())).collect();
     println!("{:<12}{header}", "");

@@ -5,7 +5,10 @@ mod cost;
 mod kwok;
 mod workloads;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1};
@@ -27,7 +30,7 @@ use self::{
     kwok::FakeNode,
     workloads::{Samples, Verdict, Workload, create},
 };
-use crate::output::{Output, Table, number};
+use crate::output::{Output, Table, count, number};
 
 /// Objects that are being created at the same time.
 const CREATORS: usize = 16;
@@ -40,8 +43,8 @@ const REST: Duration = Duration::from_secs(30);
 
 /// The field's figures for 1,000 objects, on a machine of 2 cores with Kubernetes 1.37 and the same fake pods.
 const OTHERS: [[&str; 6]; 5] = [
-    ["to reach: 1,000 ModelTrainings", "25", "3", "30", "5", "0.20"],
-    ["to reach: 1,000 ModelDeployments", "15", "3", "30", "5", "0.20"],
+    ["to reach: 1,000 ModelTrainings", "≥ 25", "< 3", "< 30", "≤ 5", "0.20"],
+    ["to reach: 1,000 ModelDeployments", "≥ 15", "< 3", "< 30", "≤ 5", "0.20"],
     ["others: plain Jobs | Deployments and Services", "34 | 22", "", "", "", ""],
     ["others: Kubeflow Trainer 2.3 and JobSet", "9.0", "23.8", "67 + 121", "3.1 + 5.2", ""],
     ["others: KServe 0.15, raw", "2.0", "38.6", "151", "18.3", "0.50"],
@@ -70,7 +73,7 @@ impl Figures {
         let cost =
             |figure: fn(&Cost) -> f64| self.operator.as_ref().map(|cost| number(figure(cost))).unwrap_or_default();
         [
-            format!("{} {}", number(f64::from(self.count)), self.objects),
+            format!("{} {}", count(self.count), self.objects),
             number(self.per_second),
             cost(|cost| cost.cpu_seconds),
             cost(|cost| cost.peak_memory_mib),
@@ -122,13 +125,13 @@ fn print(all: &[Figures]) {
     println!("{table}");
     for figures in all {
         let Some(cost) = &figures.operator else { continue };
-        let shown =
-            cost.requests.iter().map(|(call, count)| format!("{call} {count:.2}")).collect::<Vec<_>>().join(", ");
-        println!("{} {}, requests/object: {shown}", number(f64::from(figures.count)), figures.objects);
-        let shown =
-            cost.requests_at_rest.iter().map(|(call, rate)| format!("{call} {rate:.2}")).collect::<Vec<_>>().join(", ");
-        println!("  at rest, requests/s: {shown}; {:.3} of a core", cost.cpu_at_rest);
+        println!("{} {}, requests/object: {}", count(figures.count), figures.objects, list(&cost.requests));
+        println!("  at rest, requests/s: {}; {:.3} of a core", list(&cost.requests_at_rest), cost.cpu_at_rest);
     }
+}
+
+fn list(requests: &BTreeMap<String, f64>) -> String {
+    requests.iter().map(|(call, figure)| format!("{call} {figure:.2}")).collect::<Vec<_>>().join(", ")
 }
 
 async fn jobs(client: &Client, samples: &Samples, count: u32) -> Result<Figures> {
