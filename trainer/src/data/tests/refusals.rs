@@ -5,7 +5,6 @@ use super::*;
 /// Checks that the configuration is refused for the reason, by a message that holds all of the words.
 async fn refused(bucket: &Bucket, uri: &str, change: Value, task: Task, reason: Reason, words: &[&str]) {
     let error = bucket.refusal(&data(uri, change.clone()), task).await;
-    eprintln!("MSG {error}");
     assert_eq!(error.reason(), reason, "{change}: {error}");
     for word in words {
         assert!(error.to_string().contains(word), "{change}: '{word}' is not in: {error}");
