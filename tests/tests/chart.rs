@@ -1,4 +1,5 @@
 //! The Helm chart, rendered without a cluster.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::{Command, Output};
 

@@ -105,7 +105,8 @@ async fn a_name_that_leaves_the_folder_is_neither_written_nor_read() {
 
 #[tokio::test]
 async fn what_is_not_as_the_manifest_says_is_refused() {
-    let cases: [(&str, fn(&mut Value)); 4] = [
+    type Damage = fn(&mut Value);
+    let cases: [(&str, Damage); 4] = [
         ("3 bytes long and should be 4", |manifest| manifest["files"][0]["size"] = json!(4)),
         ("was changed", |manifest| manifest["files"][0]["sha256"] = json!("0".repeat(64))),
         ("'c' is missing", |manifest| manifest["files"][1]["name"] = json!("c")),

@@ -129,7 +129,7 @@ async fn apply_rules(
     let plan = rows.create_physical_plan().await?;
     let partition = |partition| {
         let (plan, rules, tally) = (Arc::clone(&plan), Arc::clone(&rules), Arc::clone(tally));
-        Stage::new(Arc::clone(&schema), move |task| {
+        Stage::partition(Arc::clone(&schema), move |task| {
             let (rules, tally) = (Arc::clone(&rules), Arc::clone(&tally));
             let apply = move |batch: RecordBatch| {
                 tally.distinct.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
@@ -173,7 +173,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new<S>(
+    pub(super) fn partition<S>(
         schema: SchemaRef,
         open: impl Fn(Arc<TaskContext>) -> Result<S, DataFusionError> + Send + Sync + 'static,
     ) -> Arc<dyn PartitionStream>

@@ -281,7 +281,7 @@ fn table(context: &SessionContext, train: &Staged) -> Result<DataFrame, DataFusi
         let batches = staged.read().map_err(|error| DataFusionError::External(error.into()))?;
         Ok(stream::iter(batches.map(|batch| batch.map_err(|error| DataFusionError::External(error.into())))))
     };
-    let partition = Stage::new(Arc::clone(&schema), open);
+    let partition = Stage::partition(Arc::clone(&schema), open);
     context.read_table(Arc::new(StreamingTable::try_new(schema, vec![partition])?))
 }
 

@@ -66,7 +66,7 @@ impl Reader {
     /// Every so-many-th file, one after another.
     pub(super) fn partition(self: &Arc<Self>, partition: usize, tally: &Arc<Tally>) -> Arc<dyn PartitionStream> {
         let (reader, tally) = (Arc::clone(self), Arc::clone(tally));
-        Stage::new(Arc::clone(&self.schema), move |_| {
+        Stage::partition(Arc::clone(&self.schema), move |_| {
             let indices = (partition..reader.files.len()).step_by(reader.partitions());
             let (reader, tally) = (Arc::clone(&reader), Arc::clone(&tally));
             let open = move |index| {

@@ -45,7 +45,7 @@ impl Predicate {
         data: &Data<Format>,
         found: &Discovery,
     ) -> Result<Vec<Self>, DataError> {
-        let schema = Schema::from(columns::schema(columns::usable(data, found).into_iter()));
+        let schema = columns::schema(columns::usable(data, found).into_iter());
         let schema = DFSchema::try_from(schema).map_err(DataError::internal)?;
         data.clean.require.iter().map(|sql| Self::parse_one(context, sql, &schema, found)).collect()
     }

@@ -6,9 +6,9 @@ use crate::data::{Encoding, Fill, Output, Preprocessor, Scaling};
 /// Numbers, text and booleans, some of them missing, and a target of three classes.
 fn mixed(rows: usize) -> String {
     let row = |row: usize| {
-        let number = if row % 11 == 0 { String::new() } else { format!("{}", (row * row) as f64 / 7.0) };
+        let number = if row.is_multiple_of(11) { String::new() } else { format!("{}", (row * row) as f64 / 7.0) };
         let text = ["red", "green", "", "blue"][row % 4];
-        format!("{number},{text},{},{}\n", row % 3 == 0, ["a", "b", "c"][row % 5 % 3])
+        format!("{number},{text},{},{}\n", row.is_multiple_of(3), ["a", "b", "c"][row % 5 % 3])
     };
     std::iter::once("n,t,b,y\n".to_owned()).chain((0..rows).map(row)).collect()
 }
