@@ -233,7 +233,7 @@ async fn a_request_that_outlasts_the_drain_delay_is_answered_and_one_that_outlas
         until(async || running.management("/v1/stats").await.contains("\"inFlight\":1")).await;
         running.stop.cancel();
         // No connection is taken any more.
-        until(async || running.infer(1).await.is_empty()).await;
+        until(async || TcpStream::connect(running.inference).await.is_err()).await;
         if !outcome.is_empty() {
             gate.let_one_go();
         }
