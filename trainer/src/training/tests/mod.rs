@@ -1,6 +1,5 @@
 //! Whole trainings on small data.
 
-mod bench;
 mod learning;
 mod optimizers;
 mod resume;
