@@ -5,8 +5,8 @@
 //! still runs then has it made again.
 
 use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use k8s_openapi::{
@@ -19,6 +19,7 @@ use k8s_openapi::{
     },
 };
 use stoker_crds::progress::PROGRESS_PORT;
+use tokio::sync::OnceCell;
 
 use crate::{
     apply,
@@ -30,36 +31,35 @@ use crate::{
 /// Name of the policy.
 const NAME: &str = "stoker-trainers";
 
-/// The namespaces that have the policy.
+/// The namespaces that have the policy, or are just getting it.
 #[derive(Debug, Default)]
-pub struct GuardedNamespaces(Mutex<HashSet<String>>);
+pub struct GuardedNamespaces(Mutex<HashMap<String, Arc<OnceCell<()>>>>);
 
 impl GuardedNamespaces {
-    fn contains(&self, namespace: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(namespace)
-    }
-
-    fn insert(&self, namespace: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.to_owned());
+    fn of(&self, namespace: &str) -> Arc<OnceCell<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(namespace.to_owned()).or_default().clone()
     }
 
     /// Takes note that a policy was deleted, and says which namespace needs it again.
     pub fn deleted(&self, policy: &ObjectMeta) -> Option<String> {
         let namespace = policy.namespace.as_ref().filter(|_| policy.name.as_deref() == Some(NAME))?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(namespace)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace)?;
+        Some(namespace.clone())
     }
 }
 
-/// Makes sure that a namespace has the policy; asks the API server once per namespace.
+/// Makes sure that a namespace has the policy; asks the API server once per namespace, however many runs begin in it.
 ///
 /// # Errors
 /// If the API server refuses it, or a policy of that name belongs to somebody else.
 pub async fn admit_operator_only(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<()> {
-    if context.guarded_namespaces.contains(namespace) {
-        return Ok(());
-    }
-    apply::apply(context, &policy(namespace, owner, &context.settings.operator_namespace)).await?;
-    context.guarded_namespaces.insert(namespace);
+    let guarded = context.guarded_namespaces.of(namespace);
+    let make = || async {
+        let policy = policy(namespace, owner, &context.settings.operator_namespace);
+        apply::apply(context, &policy).await.map(drop)
+    };
+    guarded.get_or_try_init(make).await?;
     Ok(())
 }
 
