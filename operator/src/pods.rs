@@ -54,7 +54,7 @@ pub enum State {
     Waiting,
     /// Its container runs.
     Running,
-    /// Its container ended with exit code 0, and the pod with it.
+    /// Its container ended with exit code 0 for good.
     Succeeded,
     /// The pod ended otherwise.
     Failed,
@@ -103,7 +103,8 @@ impl From<Pod> for PodView {
         let container = status.container_statuses.as_ref().and_then(|containers| containers.first());
         let ended = container.and_then(last_end);
         let report = ended.and_then(|ended| serde_json::from_str(ended.message.as_deref()?).ok());
-        let state = state_of(&status, container);
+        let is_run_once = pod.spec.is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
+        let state = state_of(&status, container, is_run_once);
         let created_at = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
         let ready = condition(&status, "Ready");
         let scheduled = condition(&status, "PodScheduled").filter(|scheduled| scheduled.status == "True");
@@ -131,11 +132,16 @@ impl From<Pod> for PodView {
     }
 }
 
-fn state_of(status: &PodStatus, container: Option<&ContainerStatus>) -> State {
-    match status.phase.as_deref() {
-        Some("Succeeded") => State::Succeeded,
-        Some("Failed") => State::Failed,
-        _ if container.and_then(|c| c.state.as_ref()?.running.as_ref()).is_some() => State::Running,
+/// The container's end comes before the pod's phase tells of it: where it is not run again, that end is the pod's.
+fn state_of(status: &PodStatus, container: Option<&ContainerStatus>, is_run_once: bool) -> State {
+    let of_container = container.and_then(|container| container.state.as_ref());
+    let ended = of_container.and_then(|state| state.terminated.as_ref()).filter(|_| is_run_once);
+    match (status.phase.as_deref(), ended) {
+        (Some("Succeeded"), _) => State::Succeeded,
+        (Some("Failed"), _) => State::Failed,
+        (_, Some(end)) if end.exit_code == 0 => State::Succeeded,
+        (_, Some(_)) => State::Failed,
+        _ if of_container.is_some_and(|state| state.running.is_some()) => State::Running,
         _ => State::Waiting,
     }
 }

@@ -10,6 +10,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     apply::{FIELD_MANAGER, Object},
@@ -82,12 +83,13 @@ where
     let name = object.name_any();
     let describe = || format!("the status of {} {name}", K::kind(&()));
     let namespace = object.namespace().ok_or_else(|| Error::Incomplete(describe(), "namespace"))?;
+    let status = serde_json::to_value(status).map_err(|source| Error::Serialize { object: describe(), source })?;
     let patch = serde_json::json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         // The UID keeps the status from a newer object of the same name.
         "metadata": { "name": name, "uid": object.uid() },
-        "status": status,
+        "status": without_empty(status),
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     match context.api::<K>(&namespace).patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
@@ -97,5 +99,26 @@ where
         }
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
         Err(error) => Err(Error::api("write", describe(), error)),
+    }
+}
+
+/// Leaves out fields that are empty objects. Server-side apply makes null of an object all of whose fields it has to
+/// remove, and no schema of ours takes a null there.
+fn without_empty(value: Value) -> Value {
+    let Value::Object(fields) = value else { return value };
+    let fields = fields.into_iter().map(|(name, value)| (name, without_empty(value)));
+    fields.filter(|(_, value)| value.as_object().is_none_or(|object| !object.is_empty())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_object_is_left_out_and_with_it_what_holds_nothing_else() {
+        let status = json!({"a": {}, "b": {"c": {"d": {}}}, "e": {"f": {}, "g": 0}, "list": [], "text": ""});
+        assert_eq!(without_empty(status), json!({"e": {"g": 0}, "list": [], "text": ""}));
     }
 }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests, the demo and the benchmarks have in common: a cluster, Stoker and an object storage on it,
 //! namespaces that tests have for themselves, and waiting for what Kubernetes does.
 
+pub mod checkout;
 pub mod cluster;
 pub mod command;
 pub mod diagnose;

@@ -1,9 +1,9 @@
 //! Stoker's Helm release.
 
-use crate::{Result, command, error::Error};
+use crate::{Result, checkout, command, error::Error};
 
-/// The chart of this checkout.
-pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/stoker");
+/// The chart, in the checkout.
+pub const CHART: &str = "charts/stoker";
 /// Name of the release, and of the operator's Deployment and Lease.
 pub const NAME: &str = "stoker";
 /// Its namespace.
@@ -59,10 +59,12 @@ impl Images {
 /// If `helm` refuses, or the operator does not become ready within three minutes.
 pub async fn install(images: &Images, settings: &[&str]) -> Result<()> {
     let values = images.values()?;
+    let chart = checkout::path(CHART);
+    let chart = chart.to_string_lossy();
     let mut arguments = vec![
         "upgrade",
         NAME,
-        CHART,
+        &chart,
         "--install",
         "--namespace",
         NAMESPACE,

@@ -12,10 +12,10 @@ use kube::{
 };
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, aws::AmazonS3Builder, path::Path as Key};
 
-use crate::{Error, Result, endpoint::Endpoint, error::ApiContext as _, manifest, wait::Wait};
+use crate::{Error, Result, checkout, endpoint::Endpoint, error::ApiContext as _, manifest, wait::Wait};
 
 /// The manifest of the server.
-const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/s3.yaml");
+const MANIFEST: &str = "tests/cluster/s3.yaml";
 /// The image that it names.
 const IMAGE: &str = "stoker-minio:dev";
 /// The namespace that the manifest itself names.
@@ -49,7 +49,8 @@ impl Storage {
     /// # Errors
     /// If the manifest is refused, or the server does not become ready.
     pub async fn install(client: &Client, namespace: &str) -> Result<Self> {
-        let yaml = std::fs::read_to_string(MANIFEST).map_err(|source| Error::File { path: MANIFEST.into(), source })?;
+        let yaml = std::fs::read_to_string(checkout::path(MANIFEST))
+            .map_err(|source| Error::File { path: MANIFEST.into(), source })?;
         let image = std::env::var("STOKER_S3_IMAGE").unwrap_or_else(|_| IMAGE.to_owned());
         let objects = manifest::parse(MANIFEST, &yaml.replace(IMAGE, &image))?;
         for mut object in objects.into_iter().filter(|object| object.metadata.namespace.is_some()) {

@@ -4,13 +4,13 @@
 use std::process::{Command, Output};
 
 use serde_json::{Map, Value, json};
-use stoker_e2e::release::CHART;
+use stoker_e2e::{checkout, release::CHART};
 
 /// Values without which others say nothing; they are on unless it is their turn.
 const GATES: [&str; 2] = ["/networkPolicy/enabled", "/serviceAccount/create"];
 
 fn yaml(file: &str) -> Value {
-    let text = std::fs::read_to_string(format!("{CHART}/{file}")).expect(file);
+    let text = std::fs::read_to_string(checkout::path(CHART).join(file)).expect(file);
     serde_saphyr::from_str(&text).expect(file)
 }
 
@@ -18,7 +18,8 @@ fn helm_template(values: &Value) -> Output {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), values.to_string()).unwrap();
     let mut helm = Command::new("helm");
-    helm.args(["template", "stoker", CHART, "--namespace", "stoker-system", "--values"]).arg(file.path());
+    helm.args(["template", "stoker"]).arg(checkout::path(CHART));
+    helm.args(["--namespace", "stoker-system", "--values"]).arg(file.path());
     helm.output().expect("helm is on the PATH: tests/cluster/build helm makes it")
 }
 

@@ -105,3 +105,17 @@ fn a_container_that_was_started_again_tells_how_it_ended_last() {
     assert_eq!((view.state, view.restarts, view.ip), (State::Waiting, 2, "10.0.0.7".parse().ok()));
     assert_eq!(view.problem.unwrap().reason, Reason::OutOfMemory);
 }
+
+#[test]
+fn a_trainers_pod_is_over_as_soon_as_its_container_is() {
+    let ended_in = |restart_policy: &str, exit_code: i32| {
+        let mut pod = json!({"metadata": {"name": "digits-1-aaaaa"}, "spec": {"containers": []}});
+        pod["spec"]["restartPolicy"] = restart_policy.into();
+        pod["status"] = ended(exit_code, "Error", "");
+        pod["status"]["phase"] = "Running".into();
+        PodView::from(serde_json::from_value::<Pod>(pod).unwrap()).state
+    };
+    assert_eq!(ended_in("Never", 0), State::Succeeded);
+    assert_eq!(ended_in("Never", 11), State::Failed);
+    assert_eq!(ended_in("Always", 0), State::Waiting);
+}

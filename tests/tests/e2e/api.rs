@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kube::api::DynamicObject;
 use serde_json::json;
-use stoker_e2e::{Namespace, command, manifest};
+use stoker_e2e::{Namespace, checkout, command, manifest};
 
 use crate::{
     lines,
@@ -12,12 +12,12 @@ use crate::{
     steps::{deploy, succeeded, train},
 };
 
-const REFUSED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/tests/refused");
+const REFUSED: &str = "crds/tests/refused";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_manifest_is_refused_with_the_field_and_what_it_should_be() {
     test("refused", async |namespace: Namespace| {
-        let files = files_of(Path::new(REFUSED));
+        let files = files_of(&checkout::path(REFUSED));
         assert!(files.len() > 50, "only {} files in {REFUSED}", files.len());
         let mut wrong = Vec::new();
         for file in files {

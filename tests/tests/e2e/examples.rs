@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt as _, api::ListParams};
 use stoker_crds::{ModelTraining, metric::Split};
-use stoker_e2e::{Namespace, evaluate::evaluate, manifest};
+use stoker_e2e::{Namespace, checkout, evaluate::evaluate, manifest};
 
 use crate::{
     setup::test,
     steps::{available, serve, succeeded},
 };
 
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+const EXAMPLES: &str = "examples";
 
 fn manifests() -> Vec<PathBuf> {
-    let files = std::fs::read_dir(EXAMPLES).unwrap().map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(checkout::path(EXAMPLES)).unwrap().map(|entry| entry.unwrap().path());
     let mut manifests: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect();
     manifests.sort();

@@ -1,15 +1,13 @@
 //! What every test stands on.
 
-use std::path::Path;
-
 use kube::Client;
-use stoker_e2e::{Namespace, Result, cluster, namespace, release, storage, storage::Storage};
+use stoker_e2e::{Namespace, Result, checkout, cluster, namespace, release, storage, storage::Storage};
 use tokio::sync::{OnceCell, RwLock};
 
 use crate::lines;
 
 /// The example data sets, whose folders are the bucket's.
-const EXAMPLE_DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/datasets");
+const EXAMPLE_DATA: &str = "examples/datasets";
 
 /// Two operators, so that one can take over from the other.
 pub(crate) const SETTINGS: [&str; 1] = ["replicas=2"];
@@ -49,7 +47,7 @@ async fn install(client: &Client) -> Result<()> {
         tokio::join!(release::install(&images, &SETTINGS), Storage::install(client, storage::NAMESPACE));
     released?;
     let storage = stored?;
-    storage.upload(Path::new(EXAMPLE_DATA), storage::DATASETS).await?;
+    storage.upload(&checkout::path(EXAMPLE_DATA), storage::DATASETS).await?;
     lines::upload(&storage).await
 }
 

@@ -7,7 +7,7 @@ mod summary;
 use jiff::Timestamp;
 use stoker_crds::{
     ModelTrainingStatus,
-    training::status::{ModelVersion, Phase},
+    training::status::{ModelVersion, Phase, TrainingSummary},
 };
 
 use self::outcome::{Outcome, outcome};
@@ -50,7 +50,7 @@ pub fn next(old: &ModelTrainingStatus, facts: &Facts<'_>) -> ModelTrainingStatus
         if phase.is_finished() {
             status.finished_at.get_or_insert_with(|| whole_seconds(facts.now).to_string());
         }
-        status.summary = Some(summary::of(&status));
+        status.summary = Some(summary::of(&status)).filter(|summary| *summary != TrainingSummary::default());
     }
     status.observed_generation = facts.generation;
     status.conditions = conditions(&status, &old.conditions, facts);

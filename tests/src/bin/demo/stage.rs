@@ -1,11 +1,11 @@
 //! What has to stand before the tour can begin, and how it is taken away.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::DeleteParams};
 use stoker_e2e::{
-    Error, Result, cluster,
+    Error, Result, checkout, cluster,
     error::ApiContext as _,
     release::{self, Images},
     storage::{self, Storage},
@@ -15,7 +15,7 @@ use stoker_e2e::{
 /// The namespace of the demo's own resources.
 pub(crate) const NAMESPACE: &str = "stoker-demo";
 /// The example manifests, and the data sets beside them.
-pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+pub(crate) const EXAMPLES: &str = "examples";
 
 /// Sets everything up that is not there yet.
 pub(crate) async fn build(client: &Client) -> Result<()> {
@@ -31,7 +31,7 @@ pub(crate) async fn build(client: &Client) -> Result<()> {
     note(&format!("helm release {}, namespace {}, image {}", release::NAME, release::NAMESPACE, images.operator));
 
     say("Uploading the example data");
-    for key in storage.upload(&Path::new(EXAMPLES).join("datasets"), storage::DATASETS).await? {
+    for key in storage.upload(&checkout::path(EXAMPLES).join("datasets"), storage::DATASETS).await? {
         note(&format!("s3://{}/{key}", storage::DATASETS));
     }
     Ok(())

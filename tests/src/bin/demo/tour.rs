@@ -9,7 +9,7 @@ use stoker_crds::{
     metric::{self, Metrics, Split},
     serving::INFERENCE_PORT,
 };
-use stoker_e2e::{Error, Result, command, endpoint::Endpoint, evaluate::evaluate, manifest, wait::Wait};
+use stoker_e2e::{Error, Result, checkout, command, endpoint::Endpoint, evaluate::evaluate, manifest, wait::Wait};
 
 use crate::{
     progress,
@@ -61,7 +61,7 @@ impl Example {
     /// All of them, by name.
     fn all() -> Result<Vec<Self>> {
         let error = |source| Error::File { path: EXAMPLES.into(), source };
-        let entries: std::io::Result<Vec<_>> = std::fs::read_dir(EXAMPLES).map_err(error)?.collect();
+        let entries: std::io::Result<Vec<_>> = std::fs::read_dir(checkout::path(EXAMPLES)).map_err(error)?.collect();
         let mut paths: Vec<PathBuf> = entries.map_err(error)?.into_iter().map(|entry| entry.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
         paths.sort();

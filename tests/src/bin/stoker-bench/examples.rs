@@ -1,19 +1,19 @@
 //! The examples, from which what is measured is taken.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kube::{Resource, core::TypeMeta};
 use serde::de::DeserializeOwned;
-use stoker_e2e::{Error, Result, manifest};
+use stoker_e2e::{Error, Result, checkout, manifest};
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+const FOLDER: &str = "examples";
 
 /// The folder of the examples, from the root on and without detours.
 ///
 /// # Errors
-/// If the checkout that this was built from is gone.
+/// If it is not started in a checkout.
 pub(crate) fn folder() -> Result<PathBuf> {
-    Path::new(FOLDER).canonicalize().map_err(|source| Error::File { path: FOLDER.into(), source })
+    checkout::path(FOLDER).canonicalize().map_err(|source| Error::File { path: FOLDER.into(), source })
 }
 
 /// The first resource of a kind in an example.

@@ -17,13 +17,13 @@ use stoker_crds::{
     progress::DataStats,
     training::{Scheduling, pod::Toleration},
 };
-use stoker_e2e::{Error, Result, error::ApiContext as _, manifest, wait::Wait};
+use stoker_e2e::{Error, Result, checkout, error::ApiContext as _, manifest, wait::Wait};
 use tempfile::TempDir;
 
 use crate::process::Process;
 
 /// The configuration, and the manifest of the node.
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/kwok");
+const FOLDER: &str = "tests/cluster/kwok";
 /// Name of the node.
 const NODE: &str = "kwok";
 /// What the configuration has in place of the report.
@@ -49,7 +49,7 @@ impl FakeNode {
         let mut command = Command::new("kwok");
         command.arg("--config").arg(config).arg("--kubeconfig").arg(kubeconfig);
         let kwok = Process::start(command, &folder.path().join("kwok.log"))?;
-        for node in manifest::read(&Path::new(FOLDER).join("node.yaml"))? {
+        for node in manifest::read(&checkout::path(FOLDER).join("node.yaml"))? {
             manifest::apply(client, "", &node).await?;
         }
         let fake = Self { nodes: Api::all(client.clone()), kwok, folder };
@@ -88,7 +88,7 @@ pub(crate) fn scheduling() -> Scheduling {
 }
 
 fn write_config(folder: &Path) -> Result<PathBuf> {
-    let (source, target) = (Path::new(FOLDER).join("config.yaml"), folder.join("config.yaml"));
+    let (source, target) = (checkout::path(FOLDER).join("config.yaml"), folder.join("config.yaml"));
     let config = std::fs::read_to_string(&source).map_err(|error| Error::File { path: source, source: error })?;
     let report = report().to_termination_message().map_err(|error| Error::Unexpected(error.to_string()))?;
     let written = std::fs::write(&target, config.replace(REPORT, &report));
