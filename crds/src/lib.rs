@@ -16,6 +16,7 @@ pub mod deployment;
 pub mod duration;
 pub mod metric;
 pub mod progress;
+pub mod quantity;
 #[cfg(feature = "kinds")]
 pub mod reference;
 pub mod report;

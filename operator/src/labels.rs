@@ -24,6 +24,8 @@ pub const DEPLOYMENT: &str = "stoker.dev/deployment";
 pub const REVISION: &str = "stoker.dev/revision";
 /// Digest of what an object was made from.
 pub const DIGEST_ANNOTATION: &str = "stoker.dev/digest";
+/// The image that an object's pods run: kept apart from the image in their template, which admission may rewrite.
+pub const IMAGE_ANNOTATION: &str = "stoker.dev/image";
 /// Digest of the model that a revision serves.
 pub const MODEL_DIGEST_ANNOTATION: &str = "stoker.dev/model-digest";
 /// Version of the model that a revision serves.

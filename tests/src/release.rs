@@ -33,7 +33,7 @@ impl Images {
         }
     }
 
-    fn values(&self) -> Result<[String; 4]> {
+    fn values(&self) -> Result<[String; 6]> {
         let split = |image: &str| {
             image
                 .rsplit_once(':')
@@ -47,6 +47,9 @@ impl Images {
             format!("image.tag={operator_tag}"),
             format!("trainer.image.repository={trainer}"),
             format!("trainer.image.tag={trainer_tag}"),
+            // Where no GPU is at hand, this image too says what it finds.
+            format!("trainer.gpuImage.repository={trainer}"),
+            format!("trainer.gpuImage.tag={trainer_tag}"),
         ])
     }
 }

@@ -111,7 +111,8 @@ pub struct Clean {
     pub duplicates: Duplicates,
     /// What happens to missing values (empty, null, NaN) in features. A row without its target is always dropped.
     pub missing: Missing,
-    /// SQL predicates that a row must meet to be kept, such as `age BETWEEN 0 AND 120`.
+    /// SQL predicates that a row must not fail to be kept, such as `age BETWEEN 0 AND 120`. Of a missing value they say
+    /// nothing: `missing` does; or write `age IS NOT NULL`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 1024)))]
     pub require: Vec<String>,

@@ -1,10 +1,11 @@
 //! Makes the cluster hold what a run needs, with as few requests as that takes: none for what is so already.
 
 use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
+use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::{build::Objects, dereference::Observed, job::JobView, network, validate::ValidRun};
-use crate::{apply, context::Context, error::Result, pods::State};
+use crate::{apply, context::Context, error::Result, labels, pods::State};
 
 /// How many Jobs of earlier runs are kept, with their pods and logs.
 const KEPT_RUNS: usize = 3;
@@ -31,7 +32,7 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
     network::admit_operator_only(context, &run.namespace, &run.owner_reference).await?;
     match observed.job.as_deref() {
         Some(job) if job.is_deleting => Ok(Applied::Waiting(format!("the Job {} is being deleted", job.name))),
-        Some(job) if is_outdated(job, run) && !is_at_work(observed) => {
+        Some(job) if is_outdated(job, run) && !is_at_work(observed) || is_of_another_image(job, objects, observed) => {
             delete_run(context, run, &job.name).await?;
             Ok(Applied::Waiting(format!("the Job {} is being replaced", job.name)))
         }
@@ -95,6 +96,13 @@ async fn delete_run(context: &Context, run: &ValidRun, name: &str) -> Result<()>
 /// Whether a Job was made for what the spec was before. How a Job ended is kept, unless its run is not wanted any more.
 fn is_outdated(job: &JobView, run: &ValidRun) -> bool {
     job.digest != run.digest && (job.end.is_none() || run.is_new)
+}
+
+/// Whether a Job whose pods have not run yet would run an image that is not the one to run now: that of an operator
+/// before an upgrade, perhaps one that cannot be pulled.
+fn is_of_another_image(job: &JobView, objects: &Objects, observed: &Observed) -> bool {
+    let wanted = objects.job.annotations().get(labels::IMAGE_ANNOTATION);
+    job.end.is_none() && job.image.as_ref() != wanted && observed.pods.iter().all(|pod| pod.state == State::Waiting)
 }
 
 /// Whether a pod works on the run, or has just done it: then it goes on as it was started.

@@ -62,7 +62,9 @@ fn config_map(run: &ValidRun) -> Result<ConfigMap> {
 
 fn job(run: &ValidRun, settings: &Settings) -> Job {
     let mut metadata = metadata(run);
-    metadata.annotations = Some([(labels::DIGEST_ANNOTATION.to_owned(), run.digest.clone())].into());
+    let image = settings.image(run.config.resources.gpus);
+    let annotations = [(labels::DIGEST_ANNOTATION, run.digest.as_str()), (labels::IMAGE_ANNOTATION, image)];
+    metadata.annotations = Some(annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     Job {
         metadata,
         spec: Some(JobSpec {

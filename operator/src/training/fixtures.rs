@@ -113,6 +113,7 @@ pub(crate) fn job(end: Option<End>, age: i64) -> JobView {
         uid: "uid-of-job".into(),
         run: 1,
         digest: Run::of(&training()).unwrap().digest.to_string(),
+        image: Some(settings().trainer_image),
         created_at: now() - SignedDuration::from_secs(age),
         is_suspended: false,
         is_deleting: false,

@@ -16,6 +16,8 @@ pub struct JobView {
     pub run: u32,
     /// Digest of the run that it was made from.
     pub digest: String,
+    /// The image that it was made with.
+    pub image: Option<String>,
     /// When it was created.
     pub created_at: Timestamp,
     /// Whether it is held back.
@@ -48,8 +50,8 @@ impl From<Job> for JobView {
     fn from(job: Job) -> Self {
         let (meta, spec) = (job.metadata, job.spec.unwrap_or_default());
         let conditions = job.status.unwrap_or_default().conditions.unwrap_or_default();
-        let digest =
-            meta.annotations.as_ref().and_then(|annotations| annotations.get(labels::DIGEST_ANNOTATION).cloned());
+        let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key).cloned());
+        let (digest, image) = (annotation(labels::DIGEST_ANNOTATION), annotation(labels::IMAGE_ANNOTATION));
         let run = meta.labels.as_ref().and_then(|labels| labels.get(labels::RUN)?.parse().ok());
         let end =
             conditions.into_iter().filter(|condition| condition.status == "True").find_map(|condition| match condition
@@ -66,6 +68,7 @@ impl From<Job> for JobView {
         Self {
             run: run.unwrap_or(0),
             digest: digest.unwrap_or_default(),
+            image,
             created_at: meta.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             is_suspended: spec.suspend.unwrap_or(false),
             is_deleting: meta.deletion_timestamp.is_some(),

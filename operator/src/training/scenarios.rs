@@ -5,9 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, training::status::Phase};
 
-use super::{dereference::Observed, fixtures, reconcile, run::Run, status};
+use super::{dereference::Observed, fixtures, job::JobView, reconcile, run::Run, status};
 use crate::{
     error::Error,
+    labels::Owner,
     testing::{ApiServer, Seen, Step},
 };
 
@@ -64,6 +65,23 @@ async fn the_second_training_of_a_namespace_costs_three_requests() {
     other.metadata.uid = Some("22222222-0000-4000-8000-000000000000".into());
     reconcile(Arc::new(other), context).await.unwrap();
     assert_eq!(server.requests().await.len(), 7);
+}
+
+#[tokio::test]
+async fn a_run_whose_pod_has_not_started_is_started_with_the_image_of_an_upgrade() {
+    let owner = Owner::training("team", "digits");
+    let deleted = |path: String| Step::echo("DELETE", path);
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        deleted(format!("{JOBS}/digits-1")),
+        deleted(format!("{CONFIG_MAPS}/digits-1")),
+        status_written(),
+    ]);
+    let (context, _writers) = server.context();
+    let before = JobView { image: Some("stoker-trainer:before".into()), ..fixtures::job(None, 60) };
+    context.jobs.insert(owner, "digits-1".into(), before);
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
+    server.requests().await;
 }
 
 #[tokio::test]

@@ -67,7 +67,6 @@ async fn a_file_that_cannot_be_parsed_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_value_of_the_wrong_type_is_named() {
     test("type", async |namespace: Namespace| {
         let text_target = json!({"data": {"features": ["a", "b"], "target": ["color"]}});
@@ -115,7 +114,6 @@ async fn a_loss_that_grows_without_bound_ends_the_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn dropped_rows_are_counted_by_the_rule_that_dropped_them() {
     test("dropped", async |namespace: Namespace| {
         let mut csv = lines::csv(100);

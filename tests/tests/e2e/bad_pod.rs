@@ -23,7 +23,6 @@ async fn large(namespace: &Namespace) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_run_that_outgrows_its_memory_says_so_after_its_retries() {
     test("memory", async |namespace: Namespace| {
         let wide = json!({"model": {"mlp": {"hidden": [8192, 8192]}}, "resources": {"memory": "128Mi"}, "retries": 1});
@@ -37,14 +36,13 @@ async fn a_run_that_outgrows_its_memory_says_so_after_its_retries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_run_that_fills_its_scratch_volume_says_so() {
     test("disk", async |namespace: Namespace| {
         let spec = with(large(&namespace).await, json!({"resources": {"scratch": "1Mi"}}));
         train(&namespace, "full", &spec).await;
         let (_, error) = failed(&namespace, "full").await;
         assert_eq!((error.reason, error.exit_code), (Reason::DiskFull, Some(16)));
-        assert!(error.message.contains("scratch"), "{}", error.message);
+        assert!(error.message.contains("spec.resources.scratch"), "{}", error.message);
     })
     .await;
 }
@@ -67,7 +65,6 @@ async fn a_pod_that_the_quota_refuses_is_created_when_the_quota_is_lifted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_run_that_wants_a_gpu_says_that_no_node_has_one_and_then_that_the_pod_finds_none() {
     test("gpu", async |namespace: Namespace| {
         train(&namespace, "gpu", &json!({"resources": {"gpus": 1}})).await;

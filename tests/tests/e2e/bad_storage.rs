@@ -45,7 +45,6 @@ async fn a_missing_secret_is_named_and_the_run_starts_when_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn wrong_credentials_are_refused_once() {
     test("denied", async |namespace: Namespace| {
         let mut environment = Storage::environment(&shared_storage(&namespace.client).url());
@@ -75,7 +74,6 @@ async fn a_bucket_that_does_not_exist_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_storage_that_stays_away_fails_the_run_as_one_that_may_be_tried_again() {
     test("gone", async |namespace: Namespace| {
         let environment = Storage::environment("http://nobody.invalid.svc:9000");

@@ -31,7 +31,6 @@ async fn there_are<K: Kind + Resource<Scope = NamespaceResourceScope>>(namespace
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn deleting_a_training_mid_run_deletes_its_jobs_pods_and_configuration() {
     test("delete-training", async |namespace: Namespace| {
         train(&namespace, "lines", &lines::endless()).await;
@@ -50,7 +49,6 @@ async fn deleting_a_training_mid_run_deletes_its_jobs_pods_and_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn deleting_a_deployment_deletes_all_that_serves_it_and_not_its_model() {
     test("delete-deployment", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;

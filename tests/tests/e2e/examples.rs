@@ -23,7 +23,6 @@ fn manifests() -> Vec<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn every_example_trains_and_is_served_as_well_as_its_status_says() {
     test("examples", async |namespace: Namespace| {
         let manifests = manifests();

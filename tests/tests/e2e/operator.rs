@@ -43,7 +43,6 @@ async fn end(client: &Client, pod: &str, how: &DeleteParams) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_killed_operator_is_followed_by_another_and_the_run_goes_on() {
     test("operator-kill", async |namespace: Namespace| {
         let _turn = LEADER.lock().await;
@@ -64,7 +63,6 @@ async fn a_killed_operator_is_followed_by_another_and_the_run_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn an_operator_that_is_told_to_end_hands_over_and_the_next_one_works() {
     test("operator-stop", async |namespace: Namespace| {
         let _turn = LEADER.lock().await;

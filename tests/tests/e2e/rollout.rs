@@ -14,7 +14,6 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_new_version_rolls_out_under_load_without_one_failed_request() {
     test("rollout", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;
@@ -49,7 +48,6 @@ async fn a_new_version_rolls_out_under_load_without_one_failed_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_pinned_version_stays_when_a_new_one_is_published() {
     test("pinned", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;
@@ -69,7 +67,6 @@ async fn a_pinned_version_stays_when_a_new_one_is_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_deployment_waits_for_the_first_version_of_its_training() {
     test("early", async |namespace: Namespace| {
         namespace.apply(&lines::deployment("lines", "lines", &json!({}))).await.unwrap();
@@ -89,7 +86,6 @@ async fn a_deployment_waits_for_the_first_version_of_its_training() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn an_artifact_is_served_by_its_address_and_no_other_than_the_one_of_its_digest() {
     test("artifact", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;

@@ -26,7 +26,6 @@ async fn is_ready_and_answers(model: &Model) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_wrong_request_gets_its_status_and_the_server_stays_ready() {
     test("requests", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;
@@ -79,7 +78,6 @@ async fn a_wrong_request_gets_its_status_and_the_server_stays_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_server_speaks_the_open_inference_protocol() {
     test("protocol", async |namespace: Namespace| {
         train(&namespace, "sides", &lines::classification()).await;
@@ -115,7 +113,6 @@ async fn a_server_speaks_the_open_inference_protocol() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn kubectl_scale_changes_the_number_of_servers() {
     test("scale", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;
@@ -139,7 +136,6 @@ async fn kubectl_scale_changes_the_number_of_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn with_api_keys_only_their_holders_are_answered() {
     test("keys", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;
@@ -173,7 +169,6 @@ async fn with_api_keys_only_their_holders_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn one_row_alone_gets_the_same_answer_as_in_a_batch() {
     test("alone", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;

@@ -44,7 +44,6 @@ async fn has_resumed(namespace: &Namespace, name: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_run_whose_pod_is_killed_resumes_and_ends_with_the_same_weights() {
     test("kill", async |namespace: Namespace| {
         train(&namespace, "killed", &lines::long()).await;
@@ -65,7 +64,6 @@ async fn a_run_whose_pod_is_killed_resumes_and_ends_with_the_same_weights() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_run_whose_pod_is_evicted_saves_its_last_step_and_goes_on_from_there() {
     test("evict", async |namespace: Namespace| {
         let spec = with(lines::long(), json!({"checkpoint": {"everySteps": 1_000_000}, "retries": 0}));
@@ -83,7 +81,6 @@ async fn a_run_whose_pod_is_evicted_saves_its_last_step_and_goes_on_from_there()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_suspended_run_gives_its_pod_up_and_resumes_later() {
     test("suspend", async |namespace: Namespace| {
         train(&namespace, "paused", &lines::long()).await;
@@ -103,7 +100,6 @@ async fn a_suspended_run_gives_its_pod_up_and_resumes_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_training_that_is_born_suspended_waits() {
     test("born-suspended", async |namespace: Namespace| {
         train(&namespace, "waiting", &json!({"suspend": true})).await;
@@ -122,7 +118,6 @@ async fn pods_of(namespace: &Namespace, training: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_run_that_outlasts_its_deadline_fails() {
     test("deadline", async |namespace: Namespace| {
         train(&namespace, "late", &with(lines::endless(), json!({"deadline": "5s"}))).await;
@@ -135,7 +130,6 @@ async fn a_run_that_outlasts_its_deadline_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_finished_training_is_deleted_after_its_time_unless_it_is_deployed() {
     test("ttl", async |namespace: Namespace| {
         let soon = json!({"ttlAfterFinished": "1s"});
@@ -158,7 +152,6 @@ async fn a_finished_training_is_deleted_after_its_time_unless_it_is_deployed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn a_finished_run_stays_finished_when_its_job_is_deleted() {
     test("sticky", async |namespace: Namespace| {
         train(&namespace, "done", &json!({})).await;
@@ -178,7 +171,6 @@ async fn a_finished_run_stays_finished_when_its_job_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn what_a_run_is_made_of_cannot_be_changed_while_it_runs() {
     test("frozen", async |namespace: Namespace| {
         train(&namespace, "running", &lines::endless()).await;
@@ -204,7 +196,6 @@ async fn what_a_run_is_made_of_cannot_be_changed_while_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn the_same_spec_gives_the_same_weights_and_another_seed_gives_others() {
     test("seeds", async |namespace: Namespace| {
         let specs: [(&str, Value); 3] =

@@ -5,14 +5,14 @@ use kube::Api;
 use serde_json::json;
 use stoker_crds::{ModelDeployment, ModelTraining, Reason};
 use stoker_e2e::{
-    Namespace,
+    Namespace, command,
     release::{self, Images},
 };
 
 use crate::{
     lines,
     setup::{SETTINGS, test_alone},
-    steps::{available, deploy, error_of, running_pod, serve, succeeded, train, training_when},
+    steps::{available, deploy, error_of, running_pod, serve, succeeded, train, training_when, wait},
 };
 
 async fn definitions(namespace: &Namespace) -> Vec<Option<String>> {
@@ -25,7 +25,6 @@ async fn definitions(namespace: &Namespace) -> Vec<Option<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn helm_upgrade_and_uninstall_keep_the_definitions_and_the_users_resources() {
     test_alone("helm", async |namespace: Namespace| {
         train(&namespace, "lines", &json!({})).await;
@@ -74,7 +73,6 @@ async fn running_or_done(namespace: &Namespace, training: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "has not passed against a cluster yet"]
 async fn an_image_that_does_not_exist_is_named_and_replaced_by_the_next_upgrade() {
     test_alone("image", async |namespace: Namespace| {
         let images = Images::from_env();
@@ -87,6 +85,36 @@ async fn an_image_that_does_not_exist_is_named_and_replaced_by_the_next_upgrade(
         release::install(&images, &SETTINGS).await.unwrap();
         let status = succeeded(&namespace, "lines").await;
         assert_eq!(status.error, None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_list_of_namespaces_it_works_in_these_alone_and_needs_no_rights_elsewhere() {
+    test_alone("listed", async |namespace: Namespace| {
+        let other = Namespace::create(&namespace.client, "unlisted").await.unwrap();
+        let images = Images::from_env();
+        release::install(&images, &["replicas=1", &format!("namespaces={{{}}}", namespace.name)]).await.unwrap();
+        other.apply(&lines::training("ignored", &json!({}))).await.unwrap();
+        train(&namespace, "lines", &json!({})).await;
+        succeeded(&namespace, "lines").await;
+        deploy(&namespace, "lines", &json!({})).await;
+        let ignored = other.api::<ModelTraining>().get("ignored").await.unwrap();
+        assert_eq!(ignored.status, None, "the operator works in a namespace that is not listed");
+        let account = format!("--as=system:serviceaccount:{}:{}", release::NAMESPACE, release::NAME);
+        for (name, may) in [(&namespace.name, true), (&other.name, false)] {
+            // It answers "no" by its exit code.
+            let create = ["auth", "can-i", "create", "jobs.batch", "--namespace", name, &account];
+            assert_eq!(command::run("kubectl", &create).await.is_ok(), may, "{name}");
+        }
+
+        // A run that waited for its namespace to be listed.
+        release::install(&images, &SETTINGS).await.unwrap();
+        wait("the other namespace's training to be seen")
+            .until(&other.api::<ModelTraining>(), "ignored", |training| training.status.is_some())
+            .await
+            .unwrap();
+        other.delete().await.unwrap();
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! The classes of a classification, and the division of the rows into splits.
 
-use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use datafusion::arrow::{
     array::{BooleanArray, StringArray},
@@ -15,6 +15,7 @@ use super::{
     encoding::{self, Kind},
     fit::MAX_CATEGORIES,
     preprocessor::labels_of,
+    scratch::Scratch,
     split::Assigner,
     staging::{Staged, StagedWriter},
 };
@@ -92,7 +93,7 @@ pub(super) fn divide(
     rows: &Staged,
     target: Option<&Target>,
     assigner: &mut Assigner,
-    scratch: &Path,
+    scratch: &Scratch,
 ) -> Result<[Staged; 3], DataError> {
     let writer = || StagedWriter::new(scratch, Arc::clone(&rows.schema));
     let mut writers = [writer()?, writer()?, writer()?];

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +23,7 @@ use super::{
     DataError,
     read::Reader,
     rules::{ORDER, Rules},
+    scratch::Scratch,
     staging::{Staged, StagedWriter},
 };
 
@@ -66,7 +66,7 @@ impl Tally {
     }
 
     /// The kept error, or what the plan's own one means.
-    fn failure(&self, scratch: &Path, error: DataFusionError) -> DataError {
+    fn failure(&self, scratch: &Scratch, error: DataFusionError) -> DataError {
         let kept = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         kept.unwrap_or_else(|| DataError::working(scratch, error))
     }
@@ -89,7 +89,7 @@ pub(super) async fn clean(
     rules: Rules,
     cleaning: &Cleaning,
     tally: &Arc<Tally>,
-    scratch: &Path,
+    scratch: &Scratch,
 ) -> Result<Option<Staged>, DataError> {
     let failed = |error| tally.failure(scratch, error);
     let rows = cleaned(context, reader, rules, cleaning, tally).await.map_err(failed)?;
@@ -149,7 +149,7 @@ async fn stage(
     mut rows: SendableRecordBatchStream,
     columns: usize,
     tally: &Tally,
-    scratch: &Path,
+    scratch: &Scratch,
 ) -> Result<Option<Staged>, DataError> {
     let kept: Vec<usize> = (0..columns).collect();
     let mut writer = None;

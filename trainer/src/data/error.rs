@@ -1,11 +1,11 @@
 //! Why data cannot be trained on.
 
-use std::{error::Error, path::Path};
+use std::error::Error;
 
 use datafusion::{arrow::error::ArrowError, error::DataFusionError};
 use stoker_crds::Reason;
 
-use super::{preprocessor::TransformError, source::SourceFile};
+use super::{preprocessor::TransformError, scratch::Scratch, source::SourceFile};
 use crate::storage::{StorageError, causes, chain, is_disk_full};
 
 /// Why data cannot be trained on: each message names the column, file, row or rule, and the way out.
@@ -88,8 +88,12 @@ impl DataError {
     }
 
     /// A failure to work on what was read: of the scratch folder, of memory, or a defect.
-    pub(super) fn working(scratch: &Path, error: DataFusionError) -> Self {
+    pub(super) fn working(scratch: &Scratch, error: DataFusionError) -> Self {
         if let DataFusionError::ResourcesExhausted(text) = error.find_root() {
+            // The disk manager's words where what is spilled exceeds the folder's room.
+            if text.contains("used disk space") {
+                return Self::DiskFull { folder: scratch.folder().display().to_string(), source: text.clone().into() };
+            }
             return Self::InvalidConfig(format!(
                 "the memory does not suffice to sort the data ({text}): raise spec.resources.memory"
             ));
@@ -98,10 +102,10 @@ impl DataError {
     }
 
     /// A failure to write to or read from the scratch folder.
-    pub(super) fn scratch(folder: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(super) fn scratch(scratch: &Scratch, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let source = error.into();
         match is_disk_full(source.as_ref()) {
-            true => Self::DiskFull { folder: folder.display().to_string(), source },
+            true => Self::DiskFull { folder: scratch.folder().display().to_string(), source },
             false => Self::Internal { source },
         }
     }
@@ -115,7 +119,7 @@ impl From<ArrowError> for DataError {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{io, path::Path};
 
     use super::*;
 
@@ -125,13 +129,15 @@ mod tests {
         for error in [
             DataFusionError::IoError(full()),
             DataFusionError::from(ArrowError::from(full())),
+            DataFusionError::ResourcesExhausted("The used disk space during the spilling process has exceeded".into()),
             DataFusionError::from(ArrowError::ExternalError(Box::new(io::Error::other(full())))).context("spilling"),
         ] {
-            let error = DataError::working(Path::new("/scratch"), error);
+            let error = DataError::working(&Scratch::unlimited(Path::new("/scratch")), error);
             assert_eq!(error.reason(), Reason::DiskFull, "{error}");
             assert!(error.to_string().contains("/scratch") && error.to_string().contains("spec.resources.scratch"));
         }
-        let other = DataError::working(Path::new("/scratch"), DataFusionError::Internal("x".into()));
+        let other =
+            DataError::working(&Scratch::unlimited(Path::new("/scratch")), DataFusionError::Internal("x".into()));
         assert_eq!(other.reason(), Reason::Internal);
     }
 }

@@ -1,6 +1,6 @@
 //! Fitting the transforms on the training split.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -24,6 +24,7 @@ use super::{
     columns::{Columns, Feature, MissingRule},
     encoding::{Categories, Encoding, Fill, Kind, Scaling},
     preprocessor::{InputColumn, Output, Preprocessor, labels_of},
+    scratch::Scratch,
     staging::{Staged, StagedWriter},
 };
 
@@ -79,7 +80,7 @@ pub(super) fn without_outliers(
     train: &Staged,
     columns: &Columns,
     z_score: f64,
-    scratch: &Path,
+    scratch: &Scratch,
 ) -> Result<Staged, DataError> {
     let numeric: Vec<usize> =
         (0..).zip(&columns.features).filter(|(_, f)| is_scaled(f)).map(|(index, _)| index).collect();

@@ -21,6 +21,7 @@ mod read;
 mod rows;
 mod rules;
 mod scan;
+mod scratch;
 mod session;
 mod source;
 mod split;
@@ -28,7 +29,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use datafusion::arrow::record_batch::RecordBatch;
 use stoker_crds::{
@@ -40,6 +41,7 @@ pub use self::{
     error::DataError,
     preprocessor::{Categories, Encoding, Fill, InputColumn, Kind, Output, Preprocessor, Scaling, TransformError},
     rows::Rows,
+    scratch::Scratch,
 };
 use self::{pipeline::Pipeline, session::Limits};
 use crate::storage::Access;
@@ -73,7 +75,7 @@ pub async fn prepare(
     data: &Data<Format>,
     task: Task,
     access: &Access,
-    scratch: &Path,
+    scratch: &Scratch,
     on_stats: &(dyn Fn(&DataStats) + Send + Sync),
 ) -> Result<Prepared, DataError> {
     let pipeline = Pipeline::new(data, task, access, scratch, Limits::of_machine());
@@ -99,7 +101,7 @@ pub async fn held_out(
     data: &Data<Format>,
     task: Task,
     access: &Access,
-    scratch: &Path,
+    scratch: &Scratch,
 ) -> Result<Vec<RecordBatch>, DataError> {
     let splits = Pipeline::new(data, task, access, scratch, Limits::of_machine()).split().await?;
     splits.test.read()?.collect()

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -27,6 +26,7 @@ use super::{
     rows::{Rows, RowsWriter},
     rules::{Predicate, Rules},
     scan::Scanner,
+    scratch::Scratch,
     session::{self, Limits},
     source,
     split::{self, Assigner},
@@ -39,7 +39,7 @@ pub(super) struct Pipeline<'a> {
     pub(super) data: &'a Data<Format>,
     pub(super) task: Task,
     pub(super) access: &'a Access,
-    pub(super) scratch: &'a Path,
+    pub(super) scratch: &'a Scratch,
     pub(super) limits: Limits,
     progress: Progress,
 }
@@ -65,7 +65,7 @@ impl<'a> Pipeline<'a> {
         data: &'a Data<Format>,
         task: Task,
         access: &'a Access,
-        scratch: &'a Path,
+        scratch: &'a Scratch,
         limits: Limits,
     ) -> Self {
         Self { data, task, access, scratch, limits, progress: Progress::default() }
@@ -145,7 +145,7 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn divide(&self, cleaned: Staged, columns: &Columns) -> Result<[Staged; 3], DataError> {
-        let (spec, scratch) = (self.data.split.clone(), self.scratch.to_owned());
+        let (spec, scratch) = (self.data.split.clone(), self.scratch.clone());
         let target = (self.task == Task::Classification && spec.stratify).then(|| Target::of(columns));
         blocking(move || {
             let groups = match &target {
@@ -193,13 +193,12 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn without_outliers(&self, train: Staged, columns: &Columns, z_score: f64) -> Result<Staged, DataError> {
-        let (columns, scratch) = (columns.clone(), self.scratch.to_owned());
+        let (columns, scratch) = (columns.clone(), self.scratch.clone());
         blocking(move || fit::without_outliers(&train, &columns, z_score, &scratch)).await
     }
 
     async fn to_rows(&self, preprocessor: &Preprocessor, split: Staged) -> Result<Rows, DataError> {
-        let (preprocessor, scratch, limit) =
-            (preprocessor.clone(), self.scratch.to_owned(), self.limits.rows_in_memory);
+        let (preprocessor, scratch, limit) = (preprocessor.clone(), self.scratch.clone(), self.limits.rows_in_memory);
         blocking(move || {
             let mut rows = RowsWriter::new(&scratch, preprocessor.input_width(), preprocessor.target_width(), limit);
             for batch in split.read()? {

@@ -20,11 +20,19 @@ use super::{
     source::SourceFile,
 };
 
+/// A column that is used.
+struct Used {
+    name: String,
+    kind: ColumnType,
+    /// Whether the configuration says its type.
+    is_cast: bool,
+}
+
 /// All files of a source, and the columns that are used of them.
 pub(super) struct Reader {
     scanner: Scanner,
     files: Vec<(SourceFile, SchemaRef)>,
-    columns: Vec<(String, ColumnType)>,
+    columns: Vec<Used>,
     pub(super) schema: SchemaRef,
     max_partitions: usize,
 }
@@ -41,7 +49,7 @@ impl Reader {
         max_partitions: usize,
     ) -> Result<Self, DataError> {
         let schemas = match scanner.format {
-            Format::JsonLines => vec![found.json_schema(cast); files.len()],
+            Format::JsonLines => vec![found.json_schema(&cast); files.len()],
             Format::Csv | Format::Parquet => found.schemas.clone(),
         };
         let files: Vec<_> = files.into_iter().zip(schemas).collect();
@@ -54,7 +62,10 @@ impl Reader {
             }
         }
         let schema = columns.schema();
-        let columns = columns.all().map(|(name, kind)| (name.clone(), kind)).collect();
+        let columns = columns
+            .all()
+            .map(|(name, kind)| Used { name: name.clone(), kind, is_cast: cast(name).is_some() })
+            .collect();
         Ok(Self { scanner, files, columns, schema, max_partitions })
     }
 
@@ -83,7 +94,7 @@ impl Reader {
         tally: Arc<Tally>,
     ) -> Result<impl Stream<Item = Result<RecordBatch, DataFusionError>> + use<>, DataFusionError> {
         let (file, schema) = &self.files[index];
-        let projection = self.columns.iter().map(|(name, _)| schema.index_of(name)).collect::<Result<_, _>>()?;
+        let projection = self.columns.iter().map(|column| schema.index_of(&column.name)).collect::<Result<_, _>>()?;
         let rows = self.scanner.rows(file, schema, projection).await;
         let rows = rows.map_err(|error| tally.fail(DataError::reading(file, 0, error)))?;
         let reader = Arc::clone(&self);
@@ -100,24 +111,28 @@ impl Reader {
     }
 
     fn convert(&self, batch: &RecordBatch, file: &SourceFile, read: u64) -> Result<RecordBatch, DataError> {
-        let column = |(name, kind): &(String, ColumnType)| -> Result<ArrayRef, DataError> {
-            let array =
-                batch.column_by_name(name).ok_or_else(|| DataError::internal(format!("'{name}' was not read")))?;
-            convert::convert(array, *kind).map_err(|error| unfit(name, *kind, file, read, error))
+        let column = |used: &Used| -> Result<ArrayRef, DataError> {
+            let array = batch.column_by_name(&used.name);
+            let array = array.ok_or_else(|| DataError::internal(format!("'{}' was not read", used.name)))?;
+            convert::convert(array, used.kind).map_err(|error| unfit(used, file, read, error))
         };
         let columns = self.columns.iter().map(column).collect::<Result<_, _>>()?;
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }
 
-fn unfit(name: &str, kind: ColumnType, file: &SourceFile, read: u64, error: ConvertError) -> DataError {
+fn unfit(column: &Used, file: &SourceFile, read: u64, error: ConvertError) -> DataError {
+    let Used { name, kind, is_cast } = column;
     let uri = file.uri();
     match error {
-        ConvertError::Value { row, value, to } => DataError::Unparsable(format!(
-            "{uri}, row {}: column '{name}' holds '{value}', which is not {}; correct it, or set spec.data.cast.{name}: Text if the column is no {kind:?}",
-            read + row as u64 + 1,
-            convert::describe(to)
-        )),
+        ConvertError::Value { row, value, to } => {
+            let message = format!(
+                "{uri}, row {}: column '{name}' holds '{value}', which is not {}; correct it, or set spec.data.cast.{name}: Text if the column is no {kind:?}",
+                read + row as u64 + 1,
+                convert::describe(to)
+            );
+            if *is_cast { DataError::WrongType(message) } else { DataError::Unparsable(message) }
+        }
         error @ ConvertError::Type { .. } => {
             DataError::WrongType(format!("column '{name}' of {uri}: {error}; correct spec.data.cast.{name}"))
         }

@@ -1,14 +1,15 @@
 //! Prepared rows: fixed-width numbers in memory, or in a file where they do not fit.
 
 use std::{
-    fs::File,
     io::{BufWriter, Write},
     mem::size_of,
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
 };
 
-use super::DataError;
+use super::{
+    DataError,
+    scratch::{Scratch, ScratchFile},
+};
 
 /// How many bytes of rows a split may hold in memory.
 pub(super) const MAX_IN_MEMORY: usize = 256 << 20;
@@ -27,10 +28,7 @@ pub struct Rows {
 enum Numbers {
     Memory(Vec<f32>),
     /// In little-endian bytes.
-    File {
-        file: File,
-        scratch: PathBuf,
-    },
+    File(ScratchFile),
 }
 
 impl Rows {
@@ -72,9 +70,10 @@ impl Rows {
             }
             match &self.numbers {
                 Numbers::Memory(numbers) => append(&numbers[index * stride..][..stride]),
-                Numbers::File { file, scratch } => {
-                    file.read_exact_at(&mut bytes, (index * stride * size_of::<f32>()) as u64)
-                        .map_err(|error| DataError::scratch(scratch, error))?;
+                Numbers::File(file) => {
+                    file.file()
+                        .read_exact_at(&mut bytes, (index * stride * size_of::<f32>()) as u64)
+                        .map_err(|error| DataError::scratch(file.scratch(), error))?;
                     row.clear();
                     row.extend(bytes.as_chunks().0.iter().copied().map(f32::from_le_bytes));
                     append(&row);
@@ -90,15 +89,15 @@ pub(super) struct RowsWriter {
     width: usize,
     target_width: usize,
     max_in_memory: usize,
-    scratch: PathBuf,
+    scratch: Scratch,
     len: usize,
     memory: Vec<f32>,
-    file: Option<BufWriter<File>>,
+    file: Option<BufWriter<ScratchFile>>,
 }
 
 impl RowsWriter {
-    pub(super) fn new(scratch: &Path, width: usize, target_width: usize, max_in_memory: usize) -> Self {
-        let (scratch, memory) = (scratch.to_owned(), Vec::new());
+    pub(super) fn new(scratch: &Scratch, width: usize, target_width: usize, max_in_memory: usize) -> Self {
+        let (scratch, memory) = (scratch.clone(), Vec::new());
         Self { width, target_width, max_in_memory, scratch, len: 0, memory, file: None }
     }
 
@@ -119,7 +118,7 @@ impl RowsWriter {
         let failed = |error| DataError::scratch(&self.scratch, error);
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(BufWriter::new(tempfile::tempfile_in(&self.scratch).map_err(failed)?)),
+            none => none.insert(BufWriter::new(self.scratch.file().map_err(failed)?)),
         };
         for number in self.memory.drain(..) {
             file.write_all(&number.to_le_bytes()).map_err(failed)?;
@@ -141,7 +140,7 @@ impl RowsWriter {
             }
             Some(file) => {
                 let file = file.into_inner().map_err(|error| DataError::scratch(&self.scratch, error.into_error()))?;
-                Numbers::File { file, scratch: self.scratch }
+                Numbers::File(file)
             }
         };
         Ok(Rows { width: self.width, target_width: self.target_width, len: self.len, numbers })
@@ -154,7 +153,7 @@ mod tests {
 
     fn rows(max_in_memory: usize) -> Rows {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = RowsWriter::new(dir.path(), 2, 1, max_in_memory);
+        let mut writer = RowsWriter::new(&Scratch::unlimited(dir.path()), 2, 1, max_in_memory);
         for row in 0..100_u16 {
             let row = f32::from(row);
             writer.push(&[row, -row, row + 0.5, -row - 0.5], &[10.0 * row, 20.0 * row]).unwrap();
@@ -165,7 +164,7 @@ mod tests {
     #[test]
     fn rows_are_the_same_in_memory_and_in_a_file() {
         let (memory, file) = (rows(usize::MAX), rows(0));
-        assert!(matches!((&memory.numbers, &file.numbers), (Numbers::Memory(_), Numbers::File { .. })));
+        assert!(matches!((&memory.numbers, &file.numbers), (Numbers::Memory(_), Numbers::File(_))));
         for rows in [memory, file, rows(500)] {
             assert_eq!((rows.len(), rows.width(), rows.target_width()), (200, 2, 1));
             let (mut features, mut targets) = (Vec::new(), Vec::new());

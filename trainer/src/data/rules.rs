@@ -158,7 +158,9 @@ impl Rules {
             let failed = |error: DataFusionError| invalid(sql, &error.strip_backtrace());
             let holds =
                 predicate.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows())).map_err(failed)?;
-            batch = filter_record_batch(&batch, holds.as_boolean())?;
+            // As with a constraint of a table: what is unknown, because a value is missing, does not fail.
+            let fails = holds.as_boolean().iter().map(|holds| Some(holds != Some(false)));
+            batch = filter_record_batch(&batch, &fails.collect())?;
         }
         let required = batch.num_rows();
         let present = self.needed.iter().map(|index| is_not_null(batch.column(*index)));

@@ -1,6 +1,6 @@
 //! The DataFusion session: bounded in memory, spilling to the scratch folder.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, sync::Arc};
 
 use datafusion::{
     execution::{
@@ -11,10 +11,12 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 
-use super::DataError;
+use super::{DataError, scratch::Scratch};
 
 /// The least memory for sorting and for duplicates, in bytes.
 const MIN_MEMORY: u64 = 64 << 20;
+/// Where the container's limit stands, in the second and the first version of control groups.
+const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 /// The memory where the machine does not say how much there is, in bytes.
 const DEFAULT_MEMORY: u64 = 1 << 30;
 
@@ -41,7 +43,7 @@ impl Limits {
     /// Half the memory that the container or the machine has, and all its processors.
     pub(super) fn of_machine() -> Self {
         let read = |path: &str| fs::read_to_string(path).ok();
-        let memory = memory(read("/sys/fs/cgroup/memory.max").as_deref(), read("/proc/meminfo").as_deref());
+        let memory = memory(LIMITS.iter().find_map(|path| read(path)).as_deref(), read("/proc/meminfo").as_deref());
         Self {
             partitions: std::thread::available_parallelism().map_or(1, usize::from),
             memory: (memory / 2).max(MIN_MEMORY),
@@ -60,11 +62,11 @@ fn memory(cgroup: Option<&str>, meminfo: Option<&str>) -> u64 {
 }
 
 /// A session whose temporary files lie in `scratch`. SQL takes column names as they are written.
-pub(super) fn session(scratch: &Path, limits: Limits) -> Result<SessionContext, DataError> {
-    fs::create_dir_all(scratch).map_err(|error| DataError::scratch(scratch, error))?;
+pub(super) fn session(scratch: &Scratch, limits: Limits) -> Result<SessionContext, DataError> {
+    scratch.create()?;
     let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![scratch.to_owned()]))
-        .with_max_temp_directory_size(u64::MAX);
+        .with_mode(DiskManagerMode::Directories(vec![scratch.folder().to_owned()]))
+        .with_max_temp_directory_size(scratch.limit());
     let memory = usize::try_from(limits.memory).unwrap_or(usize::MAX);
     // Each partition keeps so much free to merge what it spilled.
     let merge_memory = (memory / limits.partitions.max(1) / 8).min(MAX_MERGE_MEMORY);

@@ -1,10 +1,8 @@
 //! Batches in a nameless file of the scratch folder: nothing is left behind, however the process ends.
 
 use std::{
-    fs::File,
     io::{self, BufReader, BufWriter, Read},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -15,15 +13,17 @@ use datafusion::arrow::{
     record_batch::RecordBatch,
 };
 
-use super::DataError;
+use super::{
+    DataError,
+    scratch::{Scratch, ScratchFile},
+};
 
 const BUFFER: usize = 1 << 20;
 
 /// Batches that were written to a file, to be read any number of times.
 #[derive(Clone, Debug)]
 pub(super) struct Staged {
-    file: Arc<File>,
-    scratch: PathBuf,
+    file: Arc<ScratchFile>,
     pub(super) schema: SchemaRef,
     pub(super) rows: u64,
 }
@@ -33,7 +33,7 @@ impl Staged {
     pub(super) fn read(
         &self,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, DataError>> + Send + use<>, DataError> {
-        let scratch = self.scratch.clone();
+        let scratch = self.file.scratch().clone();
         let reader = BufReader::with_capacity(BUFFER, FileReader { file: Arc::clone(&self.file), offset: 0 });
         let batches = StreamReader::try_new(reader, None).map_err(|error| DataError::scratch(&scratch, error))?;
         Ok(batches.map(move |batch| batch.map_err(|error| DataError::scratch(&scratch, error))))
@@ -42,18 +42,18 @@ impl Staged {
 
 /// Writes [`Staged`] batches.
 pub(super) struct StagedWriter {
-    batches: StreamWriter<BufWriter<File>>,
-    scratch: PathBuf,
+    batches: StreamWriter<BufWriter<ScratchFile>>,
+    scratch: Scratch,
     schema: SchemaRef,
     rows: u64,
 }
 
 impl StagedWriter {
-    pub(super) fn new(scratch: &Path, schema: SchemaRef) -> Result<Self, DataError> {
+    pub(super) fn new(scratch: &Scratch, schema: SchemaRef) -> Result<Self, DataError> {
         let failed = |error: ArrowError| DataError::scratch(scratch, error);
-        let file = tempfile::tempfile_in(scratch).map_err(|error| failed(error.into()))?;
+        let file = scratch.file().map_err(|error| failed(error.into()))?;
         let batches = StreamWriter::try_new(BufWriter::with_capacity(BUFFER, file), &schema).map_err(failed)?;
-        Ok(Self { batches, scratch: scratch.to_owned(), schema, rows: 0 })
+        Ok(Self { batches, scratch: scratch.clone(), schema, rows: 0 })
     }
 
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), DataError> {
@@ -66,19 +66,19 @@ impl StagedWriter {
         let failed = |error: ArrowError| DataError::scratch(&scratch, error);
         let file =
             batches.into_inner().map_err(failed)?.into_inner().map_err(|error| failed(error.into_error().into()))?;
-        Ok(Staged { file: Arc::new(file), scratch, schema, rows })
+        Ok(Staged { file: Arc::new(file), schema, rows })
     }
 }
 
 /// Reads a file from its start, without a position that readers would share.
 struct FileReader {
-    file: Arc<File>,
+    file: Arc<ScratchFile>,
     offset: u64,
 }
 
 impl Read for FileReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.offset)?;
+        let read = self.file.file().read_at(buffer, self.offset)?;
         self.offset += read as u64;
         Ok(read)
     }

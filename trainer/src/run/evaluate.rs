@@ -21,7 +21,7 @@ use self::{answers::Answers, served::ServedModel};
 use super::{RunError, manifest};
 use crate::{
     artifact::{self, Artifact},
-    data::{self, Output, Preprocessor, TransformError},
+    data::{self, Output, Preprocessor, Scratch, TransformError},
     model::{Predictor, choose_device},
     server::artifact_uri,
     storage::Access,
@@ -73,7 +73,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let scratch = tempfile::tempdir()
         .map_err(|source| RunError::Io { what: "cannot make a folder for prepared data".into(), source })?;
     let data_access = Access::local(data_dir(&options));
-    let rows = data::held_out(&config.data, config.task, &data_access, scratch.path()).await?;
+    let rows = data::held_out(&config.data, config.task, &data_access, &Scratch::unlimited(scratch.path())).await?;
     let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
 
     let answers = match (&options.model.url, &options.model.model) {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::terminal::Terminal;
 use super::{RunError, Tracker, manifest, manifest::Training, pipeline::Pipeline};
-use crate::storage::Access;
+use crate::{data::Scratch, storage::Access};
 
 /// What is run, and where the buckets of its URIs lie here.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,7 +60,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         config: Arc::clone(&config),
         data: options.data_access(),
         storage: Access::local(&options.storage),
-        scratch: scratch.path().to_owned(),
+        scratch: Scratch::unlimited(scratch.path()),
         tracker: Arc::clone(&tracker),
         stop,
     };

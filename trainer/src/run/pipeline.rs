@@ -1,6 +1,6 @@
 //! The run itself: prepare → fit → evaluate → publish.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage};
 use tokio_util::sync::CancellationToken;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{RunError, Tracker};
 use crate::{
     artifact::{Publication, publish_model},
-    data::{self, Prepared},
+    data::{self, Prepared, Scratch},
     model::{choose_device, device_info},
     storage::Access,
     training::{self, Evaluation, Fitted},
@@ -23,7 +23,7 @@ pub(super) struct Pipeline {
     /// How the storage's URI is opened.
     pub(super) storage: Access,
     /// A folder for prepared data, which may be lost.
-    pub(super) scratch: PathBuf,
+    pub(super) scratch: Scratch,
     pub(super) tracker: Arc<Tracker>,
     pub(super) stop: CancellationToken,
 }

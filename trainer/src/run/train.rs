@@ -6,13 +6,14 @@ use stoker_crds::{
     TrainConfig,
     config::{CONFIG_DIR, CONFIG_FILE, SCRATCH_DIR, TERMINATION_MESSAGE_PATH},
     progress::PROGRESS_PORT,
+    quantity,
     training::storage::{DATA_ENV_PREFIX, STORAGE_ENV_PREFIX},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{RunError, Tracker, endpoint, pipeline::Pipeline, report};
-use crate::{cli::exit_code, storage::Access};
+use crate::{cli::exit_code, data::Scratch, storage::Access};
 
 /// Where the pod holds what.
 #[derive(Clone, Debug, clap::Args)]
@@ -72,11 +73,12 @@ async fn run_config(
         .map_err(|source| RunError::Io { what: format!("cannot listen at {}", options.listen), source })?;
     let router = endpoint::router(Arc::clone(&tracker));
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let room = quantity::bytes(&config.resources.scratch).unwrap_or(u64::MAX);
     let pipeline = Pipeline {
+        scratch: Scratch::new(options.scratch.clone(), room),
         config: Arc::new(config),
         data: Access::from_env(DATA_ENV_PREFIX),
         storage: Access::from_env(STORAGE_ENV_PREFIX),
-        scratch: options.scratch.clone(),
         tracker,
         stop,
     };

@@ -2,7 +2,6 @@
 
 use std::{fs, io, net::SocketAddr, path::Path};
 
-use serde::Serialize;
 use stoker_crds::{
     Reason,
     report::{MAX_REPORT_BYTES, RunError},
@@ -71,17 +70,12 @@ impl ServeError {
 
     /// Writes the error to where Kubernetes reads termination messages.
     pub(super) fn write_termination_message(&self, path: &Path) {
-        /// The part of [`stoker_crds::RunReport`] that a server has.
-        #[derive(Serialize)]
-        struct Report {
-            error: RunError,
-        }
-        let mut report = Report { error: RunError { reason: self.reason(), message: self.to_string() } };
+        let mut report = RunError { reason: self.reason(), message: self.to_string() };
         let written = serde_json::to_string(&report).map_err(io::Error::from).and_then(|text| {
             if text.len() <= MAX_REPORT_BYTES {
                 return fs::write(path, text);
             }
-            report.error.message = report.error.message.chars().take(256).chain(['…']).collect();
+            report.message = report.message.chars().take(256).chain(['…']).collect();
             fs::write(path, serde_json::to_string(&report)?)
         });
         if let Err(error) = written {

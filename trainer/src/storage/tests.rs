@@ -21,7 +21,7 @@ use stoker_crds::{
 };
 
 use super::*;
-use crate::data::{DataError, Prepared};
+use crate::data::{DataError, Prepared, Scratch};
 
 /// What a server on loopback answers to each request.
 type Answer = dyn Fn(&Method, &str, &HeaderMap) -> Response + Send + Sync;
@@ -228,7 +228,7 @@ async fn prepare_csv(
     .await;
     access.retry_timeout = retry_timeout;
     let scratch = tempfile::tempdir().unwrap();
-    crate::data::prepare(&config(), Task::Regression, &access, scratch.path(), &|_| {}).await
+    crate::data::prepare(&config(), Task::Regression, &access, &Scratch::unlimited(scratch.path()), &|_| {}).await
 }
 
 fn config() -> Data<Format> {
@@ -272,7 +272,9 @@ async fn a_file_in_a_missing_bucket_is_told_from_a_missing_file() {
         })
         .await;
         let scratch = tempfile::tempdir().unwrap();
-        let prepared = crate::data::prepare(&config(), Task::Regression, &access, scratch.path(), &|_| {}).await;
+        let prepared =
+            crate::data::prepare(&config(), Task::Regression, &access, &Scratch::unlimited(scratch.path()), &|_| {})
+                .await;
         assert_eq!(prepared.unwrap_err().reason(), reason);
     }
 }

@@ -1,3 +1,5 @@
+use stoker_crds::Reason;
+
 use super::*;
 
 #[tokio::test]
@@ -12,7 +14,7 @@ async fn equal_rows_are_dropped_and_counted_if_asked() {
 }
 
 #[tokio::test]
-async fn rows_that_fail_a_predicate_are_dropped_and_a_null_fails() {
+async fn rows_that_fail_a_predicate_are_dropped_and_a_missing_value_is_left_to_its_own_rule() {
     let bucket =
         Bucket::new(&[("d.csv", "Age,day,y\n5,2024-01-01,1\n,2024-01-02,1\n200,2024-01-03,1\n7,2023-01-01,1\n")]);
     let require = json!({
@@ -20,8 +22,8 @@ async fn rows_that_fail_a_predicate_are_dropped_and_a_null_fails() {
         "clean": {"require": ["Age BETWEEN 0 AND 120", "day >= '2024-01-01'"], "missing": {"strategy": "Mean"}},
     });
     let prepared = bucket.prepare(&data("s3://b/d.csv", require), Task::Regression).await.unwrap();
-    assert_eq!(prepared.train.len(), 1);
-    assert_eq!(dropped(&prepared), [("missing", 0), ("require", 3)]);
+    assert_eq!(prepared.train.len(), 2);
+    assert_eq!(dropped(&prepared), [("missing", 0), ("require", 2)]);
 }
 
 #[tokio::test]
@@ -70,7 +72,7 @@ async fn rows_that_may_not_stay_in_memory_are_the_same_in_a_file() {
     assert_eq!((in_memory.stats.train, dropped(&in_memory)[0]), (1000, ("duplicates", 500)));
     assert_eq!(in_memory.stats, in_file.stats);
     assert_eq!(all(&in_memory.train), all(&in_file.train));
-    assert_eq!(fs::read_dir(bucket.scratch()).unwrap().count(), 0, "nothing is left in the scratch folder");
+    assert_eq!(fs::read_dir(bucket.scratch().folder()).unwrap().count(), 0, "nothing is left in the scratch folder");
 }
 
 #[tokio::test]
@@ -85,4 +87,14 @@ async fn counts_are_told_while_they_grow_and_at_the_end() {
     assert!(told.is_sorted_by_key(|stats| stats.rows_read));
     assert_eq!(told.last(), Some(&prepared.stats));
     assert_eq!((prepared.stats.rows_read, prepared.stats.train), (1000, 1000));
+}
+
+#[tokio::test]
+async fn data_that_outgrows_the_scratch_folder_ends_the_run_before_the_disk_is_full() {
+    let bucket = Bucket::new(&[("d.csv", &lines(100_000))]);
+    let (access, small) = (bucket.access(), Scratch::new(bucket.scratch().folder(), 1 << 20));
+    let data = data("s3://b/d.csv", json!({}));
+    let error = Pipeline::new(&data, Task::Regression, &access, &small, LIMITS).split().await.err().unwrap();
+    assert_eq!(error.reason(), Reason::DiskFull, "{error}");
+    assert!(error.to_string().contains("1048576 bytes"), "{error}");
 }

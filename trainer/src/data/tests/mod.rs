@@ -6,7 +6,7 @@ mod reading;
 mod refusals;
 mod splitting;
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use datafusion::arrow::{compute::concat_batches, record_batch::RecordBatch};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use stoker_crds::training::{Data, Task, data::Format};
 use tempfile::TempDir;
 
 use super::{
-    DataError, Prepared, Rows,
+    DataError, Prepared, Rows, Scratch,
     pipeline::{Pipeline, Splits},
     session::Limits,
 };
@@ -42,8 +42,8 @@ impl Bucket {
         Access::local(self.0.path())
     }
 
-    fn scratch(&self) -> PathBuf {
-        self.0.path().join("scratch")
+    fn scratch(&self) -> Scratch {
+        Scratch::unlimited(self.0.path().join("scratch"))
     }
 
     async fn split(&self, data: &Data<Format>, task: Task) -> Result<Splits, DataError> {

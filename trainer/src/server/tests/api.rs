@@ -2,6 +2,7 @@
 
 use axum::{middleware::from_fn, routing};
 use datafusion::arrow::array::AsArray;
+use stoker_crds::report::RunError;
 
 use super::*;
 use crate::server::{ServeError, Server, inference::catch_panic, protocol::Signature};
@@ -226,9 +227,9 @@ async fn a_model_that_is_not_the_expected_one_ends_the_server_with_its_reason() 
     let flags = ["--digest", &other, "--termination-message-path", message.to_str().unwrap()];
     let error = crate::server::serve(fruit.options(&flags), Default::default()).await.unwrap_err();
     assert_eq!(error.reason(), stoker_crds::Reason::CorruptArtifact);
-    let report: Value = serde_json::from_slice(&std::fs::read(message).unwrap()).unwrap();
-    assert_eq!(report["error"]["reason"], "CorruptArtifact");
-    assert!(report["error"]["message"].as_str().unwrap().contains(&fruit.digest), "{report}");
+    let report: RunError = serde_json::from_slice(&std::fs::read(message).unwrap()).unwrap();
+    assert_eq!(report.reason, stoker_crds::Reason::CorruptArtifact);
+    assert!(report.message.contains(&fruit.digest), "{}", report.message);
 }
 
 #[tokio::test]

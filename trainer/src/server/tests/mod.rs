@@ -27,7 +27,7 @@ use tower::ServiceExt;
 use super::{ServeOptions, inference, management, metrics::Metrics, model::ServedModel, state::ServerState};
 use crate::{
     artifact,
-    data::{Preprocessor, prepare},
+    data::{Preprocessor, Scratch, prepare},
     model::{Architecture, ModelError, Predictor, to_safetensors},
     storage::Access,
 };
@@ -61,7 +61,8 @@ impl Fruit {
         data["clean"] = json!({"missing": {"columns": {"size": {"strategy": "Median"}}}});
         let data: Data<Format> = serde_json::from_value(data).unwrap();
         let access = Access::local(folder.path());
-        let preprocessor = prepare(&data, task, &access, folder.path(), &|_| ()).await.unwrap().preprocessor;
+        let preprocessor =
+            prepare(&data, task, &access, &Scratch::unlimited(folder.path()), &|_| ()).await.unwrap().preprocessor;
 
         let (inputs, outputs) = (preprocessor.input_width(), preprocessor.output_width());
         let model = Model::Mlp(Mlp { hidden: vec![8], ..Mlp::default() });

@@ -1,0 +1,120 @@
+//! The scratch folder: files without names, of a bounded size in all.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::DataError;
+
+/// A folder for temporary files, and how much may lie in it.
+///
+/// The bound is the trainer's own: a node does not see how much is in files that have no name, and would end the pod
+/// without a word if it did.
+#[derive(Clone, Debug)]
+pub struct Scratch {
+    folder: Arc<Path>,
+    limit: u64,
+    used: Arc<AtomicU64>,
+}
+
+impl Scratch {
+    /// The folder, with room for so many bytes.
+    pub fn new(folder: impl Into<Arc<Path>>, limit: u64) -> Self {
+        Self { folder: folder.into(), limit, used: Arc::default() }
+    }
+
+    /// The folder, with as much room as its disk has.
+    pub fn unlimited(folder: impl Into<Arc<Path>>) -> Self {
+        Self::new(folder, u64::MAX)
+    }
+
+    /// Where it lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes that may lie in it.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Makes the folder.
+    pub(super) fn create(&self) -> Result<(), DataError> {
+        fs::create_dir_all(&self.folder).map_err(|error| DataError::scratch(self, error))
+    }
+
+    /// A new file without a name.
+    pub(super) fn file(&self) -> io::Result<ScratchFile> {
+        Ok(ScratchFile { file: tempfile::tempfile_in(&self.folder)?, scratch: self.clone(), written: 0 })
+    }
+
+    /// Takes room for so many bytes more.
+    fn take(&self, bytes: u64) -> io::Result<()> {
+        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map(drop).map_err(|_| {
+            io::Error::new(io::ErrorKind::QuotaExceeded, format!("more than its {} bytes are needed", self.limit))
+        })
+    }
+}
+
+/// A file of the scratch folder. It vanishes, and gives its room back, when it is dropped.
+#[derive(Debug)]
+pub(super) struct ScratchFile {
+    file: File,
+    scratch: Scratch,
+    written: u64,
+}
+
+impl ScratchFile {
+    /// The file, to be read from.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The folder that it lies in.
+    pub(super) fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+}
+
+impl Write for ScratchFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.scratch.take(bytes.len() as u64)?;
+        self.written += bytes.len() as u64;
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for ScratchFile {
+    fn drop(&mut self) {
+        self.scratch.used.fetch_sub(self.written, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_share_the_room_and_give_it_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(folder.path(), 10);
+        let (mut first, mut second) = (scratch.file().unwrap(), scratch.file().unwrap());
+        first.write_all(&[0; 6]).unwrap();
+        assert_eq!(second.write_all(&[0; 5]).unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
+        second.write_all(&[0; 4]).unwrap();
+        drop(first);
+        second.write_all(&[0; 6]).unwrap();
+    }
+}
