@@ -171,7 +171,8 @@ pub struct ModelVersion {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UsedResources {
-    /// What it computed on.
+    /// What it computed on; empty until its trainer has said so.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
     /// GPU-seconds of all its pods.
     pub gpu_seconds: f64,

@@ -67,12 +67,14 @@ async fn a_pod_that_the_quota_refuses_is_created_when_the_quota_is_lifted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_wants_a_gpu_says_that_no_node_has_one_and_then_that_the_pod_finds_none() {
     test("gpu", async |namespace: Namespace| {
+        let nodes: Api<Node> = Api::all(namespace.client.clone());
+        let node = nodes.list(&ListParams::default()).await.unwrap().items.remove(0).name_any();
+        // An interrupted test may have left them there.
+        advertise_gpus(&nodes, &node, None).await;
         train(&namespace, "gpu", &json!({"resources": {"gpus": 1}})).await;
         let error = error_of(&namespace, "gpu", Reason::Unschedulable).await;
         assert!(error.message.contains("nvidia.com/gpu"), "{}", error.message);
 
-        let nodes: Api<Node> = Api::all(namespace.client.clone());
-        let node = nodes.list(&ListParams::default()).await.unwrap().items.remove(0).name_any();
         advertise_gpus(&nodes, &node, Some("1")).await;
         let (status, error) = failed(&namespace, "gpu").await;
         advertise_gpus(&nodes, &node, None).await;

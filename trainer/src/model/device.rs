@@ -9,7 +9,7 @@ pub enum DeviceError {
     /// A GPU is wanted by a trainer that cannot use one.
     #[error(
         "resources.gpus asks for a GPU, and this trainer is built for CPUs only: use the trainer image with CUDA \
-         (chart value images.trainer), or set resources.gpus to 0"
+         (chart value trainer.gpuImage), or set resources.gpus to 0"
     )]
     BuiltWithoutCuda,
     /// A GPU is wanted and the pod sees none.
@@ -48,10 +48,10 @@ fn first_gpu() -> Result<Device, DeviceError> {
     Err(DeviceError::BuiltWithoutCuda)
 }
 
-/// The device's name and how much of its memory is in use.
+/// The device's name, how much of its memory is in use, and how busy it is.
 pub fn device_info(device: &Device) -> DeviceInfo {
     let memory_bytes = device.memory_pool_usage().map(|usage| usage.bytes_reserved);
-    DeviceInfo { name: gpu_name(device).unwrap_or_else(cpu_name), memory_bytes, utilization: None }
+    DeviceInfo { name: gpu_name(device).unwrap_or_else(cpu_name), memory_bytes, utilization: utilization() }
 }
 
 #[cfg(feature = "cuda")]
@@ -61,6 +61,20 @@ fn gpu_name(device: &Device) -> Option<String> {
 
 #[cfg(not(feature = "cuda"))]
 fn gpu_name(_: &Device) -> Option<String> {
+    None
+}
+
+/// The share of the last moment in which the pod's GPU computed, by NVIDIA's management library.
+#[cfg(feature = "cuda")]
+fn utilization() -> Option<f64> {
+    static LIBRARY: std::sync::OnceLock<Option<nvml_wrapper::Nvml>> = std::sync::OnceLock::new();
+    let library = LIBRARY.get_or_init(|| nvml_wrapper::Nvml::init().ok()).as_ref()?;
+    let rates = library.device_by_index(0).ok()?.utilization_rates().ok()?;
+    Some(f64::from(rates.gpu) / 100.0)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn utilization() -> Option<f64> {
     None
 }
 

@@ -64,6 +64,13 @@ fn registry(progress: &Progress) -> Registry {
     gauge("eta_seconds", "Time until the training is done", progress.eta_seconds.unwrap_or(f64::NAN));
     gauge("rows_read", "Rows read from the source", progress.data.rows_read as f64);
     gauge("peak_memory_bytes", "Most memory that the process held", progress.peak_memory_bytes as f64);
+    let device = progress.device.as_ref();
+    if let Some(bytes) = device.and_then(|device| device.memory_bytes) {
+        gauge("device_memory_bytes", "Memory in use on the device", bytes as f64);
+    }
+    if let Some(utilization) = device.and_then(|device| device.utilization) {
+        gauge("device_utilization", "Share of the time that the device computes", utilization);
+    }
     let values = Family::<MetricLabels, Float>::default();
     for (split, metrics) in &progress.metrics {
         for (metric, value) in metrics {

@@ -9,7 +9,7 @@ use super::{RunError, Tracker};
 use crate::{
     artifact::{Publication, publish_model},
     data::{self, Prepared, Scratch},
-    model::{choose_device, device_info},
+    model::choose_device,
     storage::Access,
     training::{self, Evaluation, Fitted},
 };
@@ -35,7 +35,7 @@ impl Pipeline {
     /// If a stage fails, or the run is told to end; its last checkpoint then holds its state.
     pub(super) async fn run(self) -> Result<ModelRef, RunError> {
         let device = choose_device(&self.config.resources)?;
-        self.tracker.update(|progress| progress.device = Some(device_info(&device)));
+        self.tracker.computes_on(device.clone());
         let root = self.storage.open(&self.config.storage.uri)?;
 
         let prepared = Arc::new(self.prepare().await?);

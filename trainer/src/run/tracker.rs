@@ -2,27 +2,34 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use burn::tensor::Device;
 use stoker_crds::{
     Progress,
     progress::{DataStats, Stage},
 };
 
-use crate::training::{Event, Watch};
+use crate::{
+    model::device_info,
+    training::{Event, Watch},
+};
 
 /// How many warnings are kept; the first ones say the most.
 const MAX_WARNINGS: usize = 10;
 
 /// The state of a run, shared between its threads.
 #[derive(Debug)]
-pub struct Tracker(Mutex<Progress>);
+pub struct Tracker {
+    progress: Mutex<Progress>,
+    device: OnceLock<Device>,
+}
 
 impl Tracker {
     /// A run that has not begun.
     pub fn new(run: String) -> Self {
-        Self(Mutex::new(Progress {
+        let progress = Progress {
             run,
             stage: Stage::Preparing,
             data: DataStats::default(),
@@ -39,13 +46,20 @@ impl Tracker {
             warnings: Vec::new(),
             device: None,
             peak_memory_bytes: 0,
-        }))
+        };
+        Self { progress: Mutex::new(progress), device: OnceLock::new() }
+    }
+
+    /// Says what the run computes on: from then on, its memory and how busy it is are told too.
+    pub fn computes_on(&self, device: Device) {
+        self.device.get_or_init(|| device);
     }
 
     /// The state now.
     pub fn progress(&self) -> Progress {
         let mut progress = self.lock().clone();
         progress.peak_memory_bytes = peak_memory_bytes();
+        progress.device = self.device.get().map(device_info);
         progress
     }
 
@@ -56,7 +70,7 @@ impl Tracker {
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
         // Each change leaves a whole state behind, so a panic elsewhere does not make it worse.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -147,8 +147,14 @@ fn hints() {
     note(&format!(
         "  kubectl -n {NAMESPACE} patch mt digits --type merge -p '{{\"spec\":{{\"train\":{{\"seed\":1}}}}}}'; kubectl -n {NAMESPACE} get mt,md -w"
     ));
-    note("Kill the trainer in mid-run, and see it go on from its last checkpoint:");
-    note(&format!("  kubectl -n {NAMESPACE} delete pod -l stoker.dev/training=cells --grace-period 0 --force"));
+    note("Kill a trainer in mid-run, and see it go on from its last checkpoint:");
+    note(&format!(
+        "  kubectl -n {NAMESPACE} patch mt cells --type merge -p '{{\"spec\":{{\"checkpoint\":{{\"every\":\"5s\"}},\"train\":{{\"epochs\":50000}}}}}}'"
+    ));
+    note(&format!(
+        "  sleep 15; kubectl -n {NAMESPACE} delete pod -l stoker.dev/training=cells --field-selector status.phase=Running --grace-period 0 --force"
+    ));
+    note(&format!("  kubectl -n {NAMESPACE} get mt cells -w"));
     note("Serve with more pods, and read what every field means:");
     note(&format!("  kubectl -n {NAMESPACE} scale md digits --replicas 3; kubectl explain modeltraining.spec.train"));
 }
