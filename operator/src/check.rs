@@ -40,7 +40,7 @@ pub async fn check(url: &str) -> Result<(), CheckError> {
             match client.get(uri.clone()).await {
                 Ok(answer) if answer.status().is_success() => return,
                 Ok(answer) => last = format!("it answers {}", answer.status()),
-                Err(error) => last = crate::cli::with_causes(&error),
+                Err(error) => last = crate::error::with_causes(&error),
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -59,17 +59,3 @@ pub async fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     }
     Ok(())
 }
-
-/// An error and what caused it, in one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = cause.source();
-    }
-    text
-}

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use stoker_operator::cli::{self, Cli};
+use stoker_operator::{
+    cli::{self, Cli},
+    error::with_causes,
+};
 
 // One thread is enough: the operator waits for the API server most of the time.
 #[tokio::main(flavor = "current_thread")]
@@ -11,7 +14,7 @@ async fn main() -> ExitCode {
     match cli::run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", cli::with_causes(error.as_ref()));
+            eprintln!("error: {}", with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
                 .await
                 .map_or_else(|error| fail(&error.to_string(), exit_code(error.reason())), |()| ExitCode::SUCCESS),
             Command::Evaluate(options) => ended(evaluate::run(options).await),
-            Command::Train(options) => train::run(options, stop).await,
+            Command::Train(options) => train::run(options, stop).await.map_or_else(exit_code, |()| ExitCode::SUCCESS),
         }
     })
 }
@@ -61,7 +61,7 @@ fn ended(result: Result<(), crate::run::RunError>) -> ExitCode {
 }
 
 /// The exit code of a reason.
-pub(crate) fn exit_code(reason: stoker_crds::Reason) -> ExitCode {
+fn exit_code(reason: stoker_crds::Reason) -> ExitCode {
     reason.exit_code().map_or(ExitCode::FAILURE, ExitCode::from)
 }
 

@@ -20,9 +20,9 @@ use stoker_crds::training::data::{ColumnTransform, TargetTransform};
 
 use super::{
     DataError,
-    clean::Stage,
     columns::{Columns, Feature, MissingRule},
     encoding::{Categories, Encoding, Fill, Kind, Scaling},
+    partition::Partition,
     preprocessor::{InputColumn, Output, Preprocessor, labels_of},
     scratch::Scratch,
     staging::{Staged, StagedWriter},
@@ -282,7 +282,7 @@ fn table(context: &SessionContext, train: &Staged) -> Result<DataFrame, DataFusi
         let batches = staged.read().map_err(|error| DataFusionError::External(error.into()))?;
         Ok(stream::iter(batches.map(|batch| batch.map_err(|error| DataFusionError::External(error.into())))))
     };
-    let partition = Stage::partition(Arc::clone(&schema), open);
+    let partition = Partition::opened_by(Arc::clone(&schema), open);
     context.read_table(Arc::new(StreamingTable::try_new(schema, vec![partition])?))
 }
 

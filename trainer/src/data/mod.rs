@@ -15,6 +15,7 @@ mod encoding;
 mod error;
 mod fit;
 mod glob;
+mod partition;
 mod pipeline;
 mod preprocessor;
 mod read;
@@ -26,6 +27,7 @@ mod session;
 mod source;
 mod split;
 mod staging;
+mod tally;
 #[cfg(test)]
 mod tests;
 

@@ -17,7 +17,7 @@ use stoker_crds::{
 use super::{
     DataError, Prepared,
     classes::{self, Target},
-    clean::{self, Cleaning, Counts, Tally},
+    clean::{self, Cleaning},
     columns::Columns,
     discover::discover,
     fit::{self, Targets},
@@ -31,6 +31,7 @@ use super::{
     source,
     split::{self, Assigner},
     staging::Staged,
+    tally::{Counts, Tally},
 };
 use crate::storage::Access;
 

@@ -12,12 +12,13 @@ use stoker_crds::training::data::{ColumnType, Format};
 
 use super::{
     DataError,
-    clean::{Stage, Tally},
     columns::Columns,
     convert::{self, ConvertError},
     discover::Discovery,
+    partition::Partition,
     scan::Scanner,
     source::SourceFile,
+    tally::Tally,
 };
 
 /// A column that is used.
@@ -77,7 +78,7 @@ impl Reader {
     /// Every so-many-th file, one after another.
     pub(super) fn partition(self: &Arc<Self>, partition: usize, tally: &Arc<Tally>) -> Arc<dyn PartitionStream> {
         let (reader, tally) = (Arc::clone(self), Arc::clone(tally));
-        Stage::partition(Arc::clone(&self.schema), move |_| {
+        Partition::opened_by(Arc::clone(&self.schema), move |_| {
             let indices = (partition..reader.files.len()).step_by(reader.partitions());
             let (reader, tally) = (Arc::clone(&reader), Arc::clone(&tally));
             let open = move |index| {

@@ -1,9 +1,9 @@
 //! `stoker-trainer train`: a run inside a pod, as the operator asks for it.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use stoker_crds::{
-    TrainConfig,
+    Reason, TrainConfig,
     config::{CONFIG_DIR, CONFIG_FILE, SCRATCH_DIR, TERMINATION_MESSAGE_PATH},
     progress::PROGRESS_PORT,
     quantity,
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{RunError, Tracker, endpoint, pipeline::Pipeline, report};
-use crate::{cli::exit_code, data::Scratch, storage::Access};
+use crate::{data::Scratch, storage::Access};
 
 /// Where the pod holds what.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,8 +32,11 @@ pub struct Options {
     listen: SocketAddr,
 }
 
-/// Runs it to its end, leaves the report, and says by the exit code whether another try can help.
-pub async fn run(options: Options, stop: CancellationToken) -> ExitCode {
+/// Runs it to its end, and leaves the report.
+///
+/// # Errors
+/// The reason of a failure, which the report explains and whose exit code says whether another try can help.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Reason> {
     let config = read_config(&options);
     let run = config.as_ref().map_or_else(|_| String::new(), |config| config.run.id());
     let gpus = config.as_ref().map_or(0, |config| config.resources.gpus);
@@ -47,13 +50,13 @@ pub async fn run(options: Options, stop: CancellationToken) -> ExitCode {
         Ok(model) => tracing::info!(uri = model.uri, digest = model.digest, "the model is published"),
         Err(error) => tracing::error!(reason = %error.reason(), "{error}"),
     }
-    let code = result.as_ref().map_or_else(|error| exit_code(error.reason()), |_| ExitCode::SUCCESS);
+    let outcome = result.as_ref().map(drop).map_err(RunError::reason);
     let gpu_seconds = f64::from(gpus) * started.elapsed().as_secs_f64();
     let report = report::report(tracker.progress(), gpu_seconds, result.map_err(|error| error.report()));
     if let Err(error) = report::write(&report, &options.termination_message_path) {
         tracing::error!(%error, path = %options.termination_message_path.display(), "the report cannot be written");
     }
-    code
+    outcome
 }
 
 fn read_config(options: &Options) -> Result<TrainConfig, RunError> {
