@@ -179,6 +179,9 @@ pub struct RunReport {
     pub metrics: BTreeMap<Split, Metrics>,
     /// Epochs that were done.
     pub epoch: u32,
+    /// Epochs that were planned.
+    #[serde(default)]
+    pub total_epochs: u32,
     /// Optimizer steps that were done.
     pub step: u64,
     /// Optimizer steps that the run was to take.
@@ -244,6 +247,7 @@ mod tests {
             data: None,
             metrics: BTreeMap::new(),
             epoch: 1,
+            total_epochs: 1,
             step: 1,
             total_steps: 1,
             model: None,

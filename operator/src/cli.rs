@@ -1,15 +1,15 @@
 //! The command line.
 
-use std::{error::Error, path::PathBuf};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{check, generate, operator, rbac, settings::Settings, telemetry};
+use crate::{check, error::with_causes, generate, operator, rbac, settings::Settings, telemetry};
 
 /// The Kubernetes operator for ModelTraining and ModelDeployment.
 #[derive(Debug, Parser)]
 #[command(name = "stoker-operator", version)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -39,11 +39,20 @@ enum Command {
     },
 }
 
-/// Does what the command line says.
-///
-/// # Errors
-/// What went wrong, for a person.
-pub async fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
+/// Runs the program.
+// One thread is enough: the operator waits for the API server most of the time.
+#[tokio::main(flavor = "current_thread")]
+pub async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", with_causes(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     match cli.command {
         Command::Run(settings) => {
             let telemetry = telemetry::start(&settings.log)?;

@@ -83,7 +83,7 @@ pub(crate) fn report() -> RunReport {
         "run": "1-0a1b2c3d",
         "data": {"rowsRead": 1797, "rowsDropped": {"require": 3}, "train": 1435, "validation": 179, "test": 180, "fingerprint": "sha256:00"},
         "metrics": {"validation": {"loss": 0.1134, "accuracy": 0.966}, "test": {"loss": 0.121, "accuracy": 0.9722}},
-        "epoch": 50, "step": 1150, "totalSteps": 1150,
+        "epoch": 50, "totalEpochs": 50, "step": 1150, "totalSteps": 1150,
         "model": {"uri": "s3://models/team/digits/models/sha256-11", "digest": "sha256:11", "publishedAt": "2027-01-15T08:00:00Z"},
         "checkpoint": {"step": 1100, "time": "2027-01-15T07:59:50Z", "uri": "s3://models/team/digits/runs/1/checkpoints/1100", "digest": "sha256:22"},
         "device": {"name": "CPU"}, "gpuSeconds": 0.0, "peakMemoryBytes": 314_572_800,

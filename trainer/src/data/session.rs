@@ -14,7 +14,7 @@ use datafusion::{
 use super::{DataError, scratch::Scratch};
 
 /// The least memory for sorting and for duplicates, in bytes.
-const MIN_MEMORY: u64 = 64 << 20;
+pub(super) const MIN_MEMORY: u64 = 64 << 20;
 /// Where the container's limit stands, in the second and the first version of control groups.
 const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 /// The memory where the machine does not say how much there is, in bytes.

@@ -6,7 +6,19 @@ use stoker_crds::{Progress, RunReport, artifact::ModelRef, report::RunError as R
 
 /// The report of a run that ended in this state.
 pub(super) fn report(progress: Progress, gpu_seconds: f64, result: Result<ModelRef, ReportedError>) -> RunReport {
-    let Progress { run, data, epoch, step, total_steps, metrics, checkpoint, device, peak_memory_bytes, .. } = progress;
+    let Progress {
+        run,
+        data,
+        epoch,
+        total_epochs,
+        step,
+        total_steps,
+        metrics,
+        checkpoint,
+        device,
+        peak_memory_bytes,
+        ..
+    } = progress;
     let (model, error) = match result {
         Ok(model) => (Some(model), None),
         Err(error) => (None, Some(error)),
@@ -16,6 +28,7 @@ pub(super) fn report(progress: Progress, gpu_seconds: f64, result: Result<ModelR
         data: (data.rows_read > 0).then_some(data),
         metrics,
         epoch,
+        total_epochs,
         step,
         total_steps,
         model,

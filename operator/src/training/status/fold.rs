@@ -102,6 +102,7 @@ fn report_of(status: &mut ModelTrainingStatus, report: &RunReport) {
         data,
         metrics,
         epoch,
+        total_epochs,
         step,
         total_steps,
         model,
@@ -114,7 +115,7 @@ fn report_of(status: &mut ModelTrainingStatus, report: &RunReport) {
     let is_done = model.is_some();
     let progress = status.progress.get_or_insert_default();
     progress.epoch = *epoch;
-    progress.total_epochs = progress.total_epochs.max(*epoch);
+    progress.total_epochs = (*total_epochs).max(*epoch);
     progress.step = *step;
     progress.total_steps = *total_steps;
     progress.percent = if is_done { 100 } else { percent(*step, *total_steps) };

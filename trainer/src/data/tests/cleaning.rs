@@ -98,3 +98,18 @@ async fn data_that_outgrows_the_scratch_folder_ends_the_run_before_the_disk_is_f
     assert_eq!(error.reason(), Reason::DiskFull, "{error}");
     assert!(error.to_string().contains("1048576 bytes"), "{error}");
 }
+
+#[tokio::test]
+async fn data_that_outgrows_the_memory_is_cleaned_and_ordered_on_disk() {
+    const ROWS: usize = 400_000;
+    let note = "x".repeat(250);
+    let rows = (0..ROWS).map(|row| format!("{}-{note},{}\n", row % (ROWS / 2), row % 2));
+    let csv: String = std::iter::once("note,y\n".to_owned()).chain(rows).collect();
+    let bucket = Bucket::new(&[("d.csv", &csv)]);
+    let (access, scratch) = (bucket.access(), bucket.scratch());
+    let data = data("s3://b/d.csv", json!({"clean": {"duplicates": "Drop"}}));
+    let limits = Limits { memory: crate::data::session::MIN_MEMORY, ..LIMITS };
+    let pipeline = Pipeline::new(&data, Task::Regression, &access, &scratch, limits);
+    let splits = pipeline.split().await.unwrap();
+    assert_eq!((splits.train.rows, pipeline.stats().rows_read), (ROWS as u64 / 2, ROWS as u64));
+}

@@ -115,6 +115,7 @@ fn report() -> RunReport {
         metrics: [(Split::Train, metrics(0.02)), (Split::Validation, metrics(0.1)), (Split::Test, metrics(0.12))]
             .into(),
         epoch: 60,
+        total_epochs: 60,
         step: 1380,
         total_steps: 1380,
         model: Some(ModelRef {
