@@ -105,7 +105,7 @@ fn news(old: &ModelTrainingStatus, new: &ModelTrainingStatus) -> Vec<(EventType,
     if !is_same_run || old.phase != new.phase {
         match new.phase {
             Some(phase @ (Phase::Succeeded | Phase::Suspended)) => {
-                news.push((EventType::Normal, format!("{phase:?}"), format!("run {} {phase:?}", new.run)));
+                news.push((EventType::Normal, format!("{phase:?}"), status::describe(phase, new.run)));
             }
             Some(Phase::Failed) if news.is_empty() => {
                 news.push((EventType::Warning, "Failed".into(), format!("run {} has failed", new.run)));

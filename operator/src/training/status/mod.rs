@@ -17,7 +17,7 @@ use crate::{
     error::Error,
 };
 
-pub use self::outcome::next_look;
+pub use self::outcome::{describe, next_look};
 
 /// What a status is made from, besides the one before.
 #[derive(Clone, Copy, Debug)]

@@ -169,7 +169,7 @@ pub(super) const fn needs_help(reason: Reason) -> bool {
 }
 
 /// A phase in a sentence.
-pub(super) fn describe(phase: Phase, run: u32) -> String {
+pub fn describe(phase: Phase, run: u32) -> String {
     let what = match phase {
         Phase::Pending => "waits for its pod to run",
         Phase::Preparing => "reads and converts the data",
