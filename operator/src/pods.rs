@@ -11,6 +11,9 @@ use stoker_crds::{
 
 use crate::labels;
 
+/// The containers of our pods.
+const OURS: [&str; 2] = [labels::TRAINER, labels::SERVER];
+
 /// The little that a reconcile needs of a Pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodView {
@@ -100,7 +103,8 @@ impl From<Pod> for PodView {
         let meta = pod.metadata;
         let status = pod.status.unwrap_or_default();
         let label = |key: &str| meta.labels.as_ref().and_then(|labels| labels.get(key));
-        let container = status.container_statuses.as_ref().and_then(|containers| containers.first());
+        // Others may have put containers of their own beside ours.
+        let container = status.container_statuses.iter().flatten().find(|container| OURS.contains(&&*container.name));
         let ended = container.and_then(last_end);
         let report = ended.and_then(|ended| serde_json::from_str(ended.message.as_deref()?).ok());
         let is_run_once = pod.spec.is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));

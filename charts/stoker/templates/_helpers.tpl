@@ -34,6 +34,12 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/* The same, for what lies in the release's namespace. */}}
+{{- define "stoker.ownMetadata" -}}
+namespace: {{ (first .).Release.Namespace }}
+{{ include "stoker.metadata" . }}
+{{- end -}}
+
 {{- define "stoker.serviceAccountName" -}}
 {{- .Values.serviceAccount.name | default (include "stoker.fullname" .) -}}
 {{- end -}}

@@ -57,8 +57,9 @@ impl Run {
             None => Self { number: 1, digest, is_new: true, is_finished: false },
             Some((status, started, phase)) => {
                 let is_new = started.learns != digest.learns || phase == Phase::Failed && started.pod != digest.pod;
-                // A run that never had a pod has left nothing anywhere: its number is still free.
-                let step = u32::from(is_new && status.pod.is_some());
+                // What is learned stays: the failed run goes on from its checkpoints in another pod. And a run that never had
+                // a pod has left nothing anywhere: its number is still free.
+                let step = u32::from(started.learns != digest.learns && status.pod.is_some());
                 let is_finished = !is_new && phase.is_finished();
                 Self { number: status.run.saturating_add(step), digest, is_new, is_finished }
             }
@@ -146,9 +147,10 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_run_is_tried_again_with_another_pod() {
+    fn a_failed_run_goes_on_in_another_pod_under_its_own_number() {
         let raise = |training: &mut ModelTraining| training.spec.resources.memory = "64Gi".into();
-        assert_eq!(after(Phase::Failed, raise).number, 4);
+        let next = after(Phase::Failed, raise);
+        assert_eq!((next.number, next.is_new, next.is_finished), (3, true, false));
         assert_eq!(after(Phase::Pending, raise).number, 3);
         assert!(after(Phase::Failed, |_| ()).is_finished);
     }

@@ -89,11 +89,11 @@ impl DataError {
 
     /// A failure to work on what was read: of the scratch folder, of memory, or a defect.
     pub(super) fn working(scratch: &Scratch, error: DataFusionError) -> Self {
+        // The disk manager's words where what is spilled exceeds the folder's room; the error is of no kind of its own.
+        if chain(&error).contains("used disk space during the spilling") {
+            return Self::DiskFull { folder: scratch.folder().display().to_string(), source: error.into() };
+        }
         if let DataFusionError::ResourcesExhausted(text) = error.find_root() {
-            // The disk manager's words where what is spilled exceeds the folder's room.
-            if text.contains("used disk space") {
-                return Self::DiskFull { folder: scratch.folder().display().to_string(), source: text.clone().into() };
-            }
             return Self::InvalidConfig(format!(
                 "the memory does not suffice to sort the data ({text}): raise spec.resources.memory"
             ));
@@ -129,7 +129,6 @@ mod tests {
         for error in [
             DataFusionError::IoError(full()),
             DataFusionError::from(ArrowError::from(full())),
-            DataFusionError::ResourcesExhausted("The used disk space during the spilling process has exceeded".into()),
             DataFusionError::from(ArrowError::ExternalError(Box::new(io::Error::other(full())))).context("spilling"),
         ] {
             let error = DataError::working(&Scratch::unlimited(Path::new("/scratch")), error);

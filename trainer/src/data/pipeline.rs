@@ -75,13 +75,10 @@ impl<'a> Pipeline<'a> {
     /// What was counted so far.
     pub(super) fn stats(&self) -> DataStats {
         let mut stats = self.progress.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Counts { read, duplicates, require, missing } = self.progress.tally.counts();
+        let Counts { read, duplicates: _, require, missing } = self.progress.tally.counts();
         stats.rows_read = read;
         let mut dropped = |rule: &str, rows| stats.rows_dropped.insert(rule.to_owned(), rows);
         dropped("missing", missing);
-        if self.drops_duplicates() {
-            dropped("duplicates", duplicates);
-        }
         if !self.data.clean.require.is_empty() {
             dropped("require", require);
         }
@@ -133,6 +130,13 @@ impl<'a> Pipeline<'a> {
             columns: columns.features.len() + columns.targets.len(),
         };
         let cleaned = clean::clean(context, reader, rules, &cleaning, &self.progress.tally, self.scratch).await?;
+        if self.drops_duplicates() {
+            // What is distinct comes out once all is read: before, every row would count as a duplicate.
+            let Counts { duplicates, .. } = self.progress.tally.counts();
+            self.update(|stats| {
+                stats.rows_dropped.insert("duplicates".to_owned(), duplicates);
+            });
+        }
         cleaned.filter(|cleaned| cleaned.rows > 0).ok_or_else(|| {
             let stats = self.stats();
             let dropped: Vec<String> = stats.rows_dropped.iter().map(|(rule, rows)| format!("{rule} {rows}")).collect();

@@ -135,14 +135,15 @@ impl Observed<'_> {
         pods.iter().find_map(|pod| self.problem(pod)).or_else(obstacle).or_else(lateness)
     }
 
-    /// Pods of the wanted revision that are not ready, the oldest first.
+    /// Pods of the wanted revision that are not ready, the oldest first; one that is over has been replaced.
     pub(crate) fn failing_pods(&self) -> Vec<&PodView> {
         let is_wanted = |pod: &PodView| match (&self.revision, &pod.revision) {
             (Some(workload), Some(revision)) => workload.rsplit('-').next() == Some(revision),
             _ => true,
         };
         let pods = self.pods.iter().map(Arc::as_ref);
-        let mut pods: Vec<&PodView> = pods.filter(|pod| !pod.is_ready && !pod.is_deleting && is_wanted(pod)).collect();
+        let mut pods: Vec<&PodView> =
+            pods.filter(|pod| pod.is_active() && !pod.is_ready && !pod.is_deleting && is_wanted(pod)).collect();
         pods.sort_by_key(|pod| (pod.created_at, pod.name.clone()));
         pods
     }

@@ -39,7 +39,9 @@ pub(super) fn outcome(status: &ModelTrainingStatus, facts: &Facts<'_>) -> Outcom
     if let Some(pod) = observed.succeeded() {
         return succeeded(pod);
     }
-    match observed.job.as_ref().and_then(|job| job.end.as_ref()) {
+    // The pods' watch may lag behind the Jobs': a Job ends after its pods, whose own words count.
+    let end = observed.job.as_ref().and_then(|job| job.end.as_ref()).filter(|_| observed.active().is_none());
+    match end {
         Some(End::Complete) => failed(StatusError {
             reason: Reason::PodFailed,
             message: "the run's pod succeeded and was deleted before its report was read; the model is in storage"

@@ -100,16 +100,30 @@ async fn data_that_outgrows_the_scratch_folder_ends_the_run_before_the_disk_is_f
 }
 
 #[tokio::test]
+async fn what_is_spilled_counts_against_the_scratch_folder_too() {
+    let bucket = Bucket::new(&[("d.csv", &long_rows(400_000))]);
+    let (access, small) = (bucket.access(), Scratch::new(bucket.scratch().folder(), 4 << 20));
+    let data = data("s3://b/d.csv", json!({"clean": {"duplicates": "Drop"}}));
+    let limits = Limits { memory: crate::data::session::MIN_MEMORY, ..LIMITS };
+    let error = Pipeline::new(&data, Task::Regression, &access, &small, limits).split().await.err().unwrap();
+    assert_eq!(error.reason(), Reason::DiskFull, "{error}");
+}
+
+#[tokio::test]
 async fn data_that_outgrows_the_memory_is_cleaned_and_ordered_on_disk() {
     const ROWS: usize = 400_000;
-    let note = "x".repeat(250);
-    let rows = (0..ROWS).map(|row| format!("{}-{note},{}\n", row % (ROWS / 2), row % 2));
-    let csv: String = std::iter::once("note,y\n".to_owned()).chain(rows).collect();
-    let bucket = Bucket::new(&[("d.csv", &csv)]);
+    let bucket = Bucket::new(&[("d.csv", &long_rows(ROWS))]);
     let (access, scratch) = (bucket.access(), bucket.scratch());
     let data = data("s3://b/d.csv", json!({"clean": {"duplicates": "Drop"}}));
     let limits = Limits { memory: crate::data::session::MIN_MEMORY, ..LIMITS };
     let pipeline = Pipeline::new(&data, Task::Regression, &access, &scratch, limits);
     let splits = pipeline.split().await.unwrap();
     assert_eq!((splits.train.rows, pipeline.stats().rows_read), (ROWS as u64 / 2, ROWS as u64));
+}
+
+/// Rows of a quarter of a kilobyte, each of them twice.
+fn long_rows(rows: usize) -> String {
+    let note = "x".repeat(250);
+    let lines = (0..rows).map(|row| format!("{}-{note},{}\n", row % (rows / 2), row % 2));
+    std::iter::once("note,y\n".to_owned()).chain(lines).collect()
 }
