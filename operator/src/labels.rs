@@ -18,6 +18,8 @@ pub const SERVER: &str = "server";
 pub const TRAINING: &str = "stoker.dev/training";
 /// The number of the run that an object belongs to.
 pub const RUN: &str = "stoker.dev/run";
+/// The UID of the ModelTraining that a Job and its pods belong to: one that is deleted and created again is another.
+pub const UID: &str = "stoker.dev/uid";
 /// The ModelDeployment that an object belongs to.
 pub const DEPLOYMENT: &str = "stoker.dev/deployment";
 /// The revision of the ModelDeployment that an object belongs to.

@@ -25,6 +25,8 @@ pub struct PodView {
     pub created_at: Timestamp,
     /// Since when its container runs.
     pub running_since: Option<Timestamp>,
+    /// The UID of the training that it belongs to, if it trains.
+    pub training: Option<String>,
     /// The run that it belongs to, if it trains.
     pub run: Option<u32>,
     /// The revision that it belongs to, if it serves.
@@ -113,6 +115,7 @@ impl From<Pod> for PodView {
         let ready = condition(&status, "Ready");
         let scheduled = condition(&status, "PodScheduled").filter(|scheduled| scheduled.status == "True");
         Self {
+            training: label(labels::UID).cloned(),
             run: label(labels::RUN).and_then(|run| run.parse().ok()),
             revision: label(labels::REVISION).cloned(),
             ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),

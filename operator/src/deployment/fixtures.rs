@@ -92,6 +92,7 @@ pub(super) fn workload(name: &str, version: u32, [replicas, pods, ready]: [u32; 
 /// A pod of the revision `<name>` that is not ready, created at second 0 and scheduled at second 1.
 pub(super) fn pod(name: &str, problem: Option<Problem>) -> Arc<PodView> {
     Arc::new(PodView {
+        training: None,
         name: format!("digits-{name}-xyz"),
         uid: format!("uid-of-{name}"),
         created_at: at(0),

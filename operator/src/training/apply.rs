@@ -4,7 +4,13 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
 use kube::ResourceExt as _;
 use serde_json::json;
 
-use super::{build::Objects, dereference::Observed, job::JobView, network, validate::ValidRun};
+use super::{
+    build::Objects,
+    dereference::Observed,
+    job::{End, JobView},
+    network,
+    validate::ValidRun,
+};
 use crate::{apply, context::Context, error::Result, labels, pods::State};
 
 /// How many Jobs of earlier runs are kept, with their pods and logs.
@@ -36,9 +42,18 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
             delete_run(context, run, &job.name).await?;
             Ok(Applied::Waiting(format!("the Job {} is being replaced", job.name)))
         }
+        Some(job) if is_report_lost(job, observed) => {
+            delete_run(context, run, &job.name).await?;
+            Ok(Applied::Waiting(
+                "the run's report was lost with its pod: it ends once more, from its last checkpoint".into(),
+            ))
+        }
         Some(job) => {
             adjust(context, run, job).await?;
             Ok(Applied::Running)
+        }
+        None if let Some(job) = &observed.leftover => {
+            Ok(Applied::Waiting(format!("the Job {} of a deleted ModelTraining of this name is going", job.name)))
         }
         None => match observed.active() {
             Some(pod) => Ok(Applied::Waiting(format!("the pod {} of a deleted Job is ending", pod.name))),
@@ -103,6 +118,12 @@ fn is_outdated(job: &JobView, run: &ValidRun) -> bool {
 fn is_of_another_image(job: &JobView, objects: &Objects, observed: &Observed) -> bool {
     let wanted = objects.job.annotations().get(labels::IMAGE_ANNOTATION);
     job.end.is_none() && job.image.as_ref() != wanted && observed.pods.iter().all(|pod| pod.state == State::Waiting)
+}
+
+/// Whether a run has succeeded and nothing is left that says what came out. Its last checkpoint stands after its last step,
+/// so another pod publishes the same model within seconds.
+fn is_report_lost(job: &JobView, observed: &Observed) -> bool {
+    job.end == Some(End::Complete) && observed.succeeded().is_none() && observed.active().is_none()
 }
 
 /// Whether a pod works on the run, or has just done it: then it goes on as it was started.

@@ -156,6 +156,7 @@ fn metadata(run: &ValidRun) -> ObjectMeta {
 fn labels_of(run: &ValidRun) -> BTreeMap<String, String> {
     let mut labels = run.owner.labels();
     labels.insert(labels::RUN.into(), run.config.run.number.to_string());
+    labels.insert(labels::UID.into(), run.config.run.uid.clone());
     labels
 }
 

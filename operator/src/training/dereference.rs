@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 use stoker_crds::{
-    Progress,
+    ModelTraining, Progress,
     training::status::{ModelTrainingStatus, StatusError},
 };
 
@@ -25,6 +26,8 @@ pub const PATIENCE: SignedDuration = SignedDuration::from_secs(3);
 pub struct Observed {
     /// Its Job.
     pub job: Option<Arc<JobView>>,
+    /// A Job of its name that belongs to a training of the same name which was deleted, and goes with it.
+    pub leftover: Option<Arc<JobView>>,
     /// The Jobs of the runs before it, newest first.
     pub older_jobs: Vec<Arc<JobView>>,
     /// Its pods, oldest first.
@@ -81,24 +84,27 @@ impl Observed {
 /// Reads what there is of a run. What cannot be read now is left out: it only explains, and the next pass asks again.
 pub async fn dereference(
     context: &Context,
-    namespace: &str,
-    name: &str,
+    training: &ModelTraining,
     run: &Run,
     old: &ModelTrainingStatus,
 ) -> Observed {
-    let owner = Owner::training(namespace, name);
+    let (namespace, uid) = (training.namespace().unwrap_or_default(), training.uid().unwrap_or_default());
+    let owner = Owner::training(&namespace, training.name_any());
+    let (jobs, leftovers): (Vec<_>, Vec<_>) = context.jobs.of(&owner).into_iter().partition(|job| job.training == uid);
+    let leftover = leftovers.into_iter().find(|job| job.run == run.number);
     let (mut of_run, mut older_jobs) = (None, Vec::new());
-    for job in context.jobs.of(&owner) {
+    for job in jobs {
         if job.run == run.number { of_run = Some(job) } else { older_jobs.push(job) }
     }
     older_jobs.sort_by_key(|job| std::cmp::Reverse(job.run));
-    let mut pods: Vec<_> = context.pods.of(&owner).into_iter().filter(|pod| pod.run == Some(run.number)).collect();
+    let is_of_run = |pod: &PodView| pod.run == Some(run.number) && pod.training.as_ref() == Some(&uid);
+    let mut pods: Vec<_> = context.pods.of(&owner).into_iter().filter(|pod| is_of_run(pod)).collect();
     pods.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
     let progress = pods.last().and_then(|pod| context.progress.latest(&pod.uid));
-    let mut observed = Observed { job: of_run, older_jobs, pods, progress, ..Observed::default() };
+    let mut observed = Observed { job: of_run, leftover, older_jobs, pods, progress, ..Observed::default() };
     if !run.is_finished {
-        observed.obstacle = obstacle(context, namespace, &observed, old).await;
-        observed.log_tail = log_tail(context, namespace, &observed, old).await;
+        observed.obstacle = obstacle(context, &namespace, &observed, old).await;
+        observed.log_tail = log_tail(context, &namespace, &observed, old).await;
     }
     observed
 }

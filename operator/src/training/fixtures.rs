@@ -111,6 +111,7 @@ pub(crate) fn job(end: Option<End>, age: i64) -> JobView {
     JobView {
         name: "digits-1".into(),
         uid: "uid-of-job".into(),
+        training: training().metadata.uid.unwrap(),
         run: 1,
         digest: Run::of(&training()).unwrap().digest.to_string(),
         image: Some(settings().trainer_image),

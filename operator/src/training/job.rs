@@ -12,6 +12,8 @@ pub struct JobView {
     pub name: String,
     /// Its UID.
     pub uid: String,
+    /// The UID of the training that it belongs to.
+    pub training: String,
     /// The run that it belongs to.
     pub run: u32,
     /// Digest of the run that it was made from.
@@ -52,7 +54,8 @@ impl From<Job> for JobView {
         let conditions = job.status.unwrap_or_default().conditions.unwrap_or_default();
         let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key).cloned());
         let (digest, image) = (annotation(labels::DIGEST_ANNOTATION), annotation(labels::IMAGE_ANNOTATION));
-        let run = meta.labels.as_ref().and_then(|labels| labels.get(labels::RUN)?.parse().ok());
+        let label = |key: &str| meta.labels.as_ref().and_then(|labels| labels.get(key));
+        let run = label(labels::RUN).and_then(|run| run.parse().ok());
         let end =
             conditions.into_iter().filter(|condition| condition.status == "True").find_map(|condition| match condition
                 .type_
@@ -66,6 +69,7 @@ impl From<Job> for JobView {
                 _ => None,
             });
         Self {
+            training: label(labels::UID).cloned().unwrap_or_default(),
             run: run.unwrap_or(0),
             digest: digest.unwrap_or_default(),
             image,

@@ -47,12 +47,13 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
     let (namespace, name) = (training.namespace().unwrap_or_default(), training.name_any());
     let old = training.status.clone().unwrap_or_default();
     let run = Run::of(&training)?;
-    let observed = dereference(&context, &namespace, &name, &run, &old).await;
+    let observed = dereference(&context, &training, &run, &old).await;
     let applied = if run.is_finished { None } else { Some(advance(&training, &run, &observed, &context).await) };
 
     // A Job that was just made, or deleted, is part of what is observed.
     let owner = Owner::training(&namespace, &name);
-    let observed = Observed { job: context.jobs.get(&owner, &run.name(&name)), ..observed };
+    let job = context.jobs.get(&owner, &run.name(&name)).filter(|job| Some(&job.training) == training.uid().as_ref());
+    let observed = Observed { job, ..observed };
     let facts = status::Facts {
         generation: training.metadata.generation,
         suspend: training.spec.suspend,

@@ -5,7 +5,14 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, training::status::Phase};
 
-use super::{dereference::Observed, fixtures, job::JobView, reconcile, run::Run, status};
+use super::{
+    dereference::Observed,
+    fixtures,
+    job::{End, JobView},
+    reconcile,
+    run::Run,
+    status,
+};
 use crate::{
     error::Error,
     labels::Owner,
@@ -82,6 +89,33 @@ async fn a_run_whose_pod_has_not_started_is_started_with_the_image_of_an_upgrade
     context.jobs.insert(owner, "digits-1".into(), before);
     reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
     server.requests().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_report_was_lost_with_its_pod_ends_once_more() {
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        Step::echo("DELETE", format!("{JOBS}/digits-1")),
+        Step::echo("DELETE", format!("{CONFIG_MAPS}/digits-1")),
+        status_written(),
+    ]);
+    let (context, _writers) = server.context();
+    let complete = fixtures::job(Some(End::Complete), 60);
+    context.jobs.insert(Owner::training("team", "digits"), "digits-1".into(), complete);
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
+    assert_eq!(written(&server.requests().await).phase, Some(Phase::Pending));
+}
+
+#[tokio::test]
+async fn what_a_deleted_training_of_the_same_name_left_is_not_taken_for_its_own() {
+    let server = ApiServer::expecting([Step::echo("PATCH", POLICY), status_written()]);
+    let (context, _writers) = server.context();
+    let other = JobView { training: "another".into(), ..fixtures::job(Some(End::Complete), 60) };
+    context.jobs.insert(Owner::training("team", "digits"), "digits-1".into(), other);
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
+    let status = written(&server.requests().await);
+    assert_eq!((status.phase, status.model), (Some(Phase::Pending), None));
+    assert!(status.conditions[0].message.contains("deleted ModelTraining"), "{}", status.conditions[0].message);
 }
 
 #[tokio::test]

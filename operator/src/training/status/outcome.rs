@@ -39,19 +39,13 @@ pub(super) fn outcome(status: &ModelTrainingStatus, facts: &Facts<'_>) -> Outcom
     if let Some(pod) = observed.succeeded() {
         return succeeded(pod);
     }
-    // The pods' watch may lag behind the Jobs': a Job ends after its pods, whose own words count.
-    let end = observed.job.as_ref().and_then(|job| job.end.as_ref()).filter(|_| observed.active().is_none());
-    match end {
-        Some(End::Complete) => failed(StatusError {
-            reason: Reason::PodFailed,
-            message: "the run's pod succeeded and was deleted before its report was read; the model is in storage"
-                .into(),
-            exit_code: Some(0),
-            pod: status.pod.clone(),
-            log_tail: Vec::new(),
-        }),
-        Some(End::Failed { reason, message }) => failed(final_error(status, facts, reason, message)),
-        None => Outcome { phase: unfinished(status, facts), error: current_error(status, facts) },
+    match observed.job.as_ref().and_then(|job| job.end.as_ref()) {
+        // The pods' watch may lag behind the Jobs': a Job ends after its pods, and their own words count. One that is
+        // complete without a pod that says so is run once more.
+        Some(End::Failed { reason, message }) if observed.active().is_none() => {
+            failed(final_error(status, facts, reason, message))
+        }
+        _ => Outcome { phase: unfinished(status, facts), error: current_error(status, facts) },
     }
 }
 

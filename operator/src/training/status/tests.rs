@@ -203,8 +203,15 @@ fn a_run_that_took_too_long_says_so() {
 fn a_pod_of_exit_code_0_without_a_model_is_no_success() {
     let silent = PodView { report: None, ..succeeded_pod() };
     assert_eq!(first(&observed(job(None, 60), vec![silent])).phase, Some(Phase::Failed));
+}
+
+#[test]
+fn a_jobs_end_is_believed_once_its_pods_have_ended() {
+    let failed = || job(Some(End::Failed { reason: "PodFailurePolicy".into(), message: String::new() }), 60);
+    let lagging = observed(failed(), vec![pod("digits-1-aaaaa", PodState::Running, 60)]);
+    assert_ne!(first(&lagging).phase, Some(Phase::Failed));
     let vanished = first(&observed(job(Some(End::Complete), 60), vec![]));
-    assert_eq!((vanished.phase, reason(&vanished)), (Some(Phase::Failed), Some(Reason::PodFailed)));
+    assert_eq!((vanished.phase, vanished.error), (Some(Phase::Pending), None));
 }
 
 #[test]
