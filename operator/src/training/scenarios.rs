@@ -85,7 +85,7 @@ async fn a_run_whose_pod_has_not_started_is_started_with_the_image_of_an_upgrade
         status_written(),
     ]);
     let (context, _writers) = server.context();
-    let before = JobView { image: Some("stoker-trainer:before".into()), ..fixtures::job(None, 60) };
+    let before = JobView { image: Some("stoker-trainer:before".into()), ..fixtures::job(None, 1) };
     context.jobs.insert(owner, "digits-1".into(), before);
     reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
     server.requests().await;

@@ -109,18 +109,6 @@ async fn what_is_spilled_counts_against_the_scratch_folder_too() {
     assert_eq!(error.reason(), Reason::DiskFull, "{error}");
 }
 
-#[tokio::test]
-async fn data_that_outgrows_the_memory_is_cleaned_and_ordered_on_disk() {
-    const ROWS: usize = 400_000;
-    let bucket = Bucket::new(&[("d.csv", &long_rows(ROWS))]);
-    let (access, scratch) = (bucket.access(), bucket.scratch());
-    let data = data("s3://b/d.csv", json!({"clean": {"duplicates": "Drop"}}));
-    let limits = Limits { memory: crate::data::session::MIN_MEMORY, ..LIMITS };
-    let pipeline = Pipeline::new(&data, Task::Regression, &access, &scratch, limits);
-    let splits = pipeline.split().await.unwrap();
-    assert_eq!((splits.train.rows, pipeline.stats().rows_read), (ROWS as u64 / 2, ROWS as u64));
-}
-
 /// Rows of a quarter of a kilobyte, each of them twice.
 fn long_rows(rows: usize) -> String {
     let note = "x".repeat(250);
