@@ -47,12 +47,24 @@ fn the_steps_go_on_while_a_checkpoint_is_being_written() {
 
 #[test]
 fn a_storage_that_is_away_for_a_while_costs_checkpoints_and_not_the_run() {
+    // It comes back at step 30, once a write has failed.
     let is_away = Arc::new(AtomicBool::new(true));
-    let away = Arc::clone(&is_away);
+    let failed = Arc::new((Mutex::new(false), Condvar::new()));
+    let (away, writer) = (Arc::clone(&is_away), Arc::clone(&failed));
     let run = Run::in_folder(Faulty::folder(move |operation, _| {
-        (operation == Operation::Put && away.load(SeqCst)).then_some(Fault::Lost)
+        let fails = operation == Operation::Put && away.load(SeqCst);
+        if fails {
+            *writer.0.lock().unwrap() = true;
+            writer.1.notify_all();
+        }
+        fails.then_some(Fault::Lost)
     }));
-    let on_step = move |step| is_away.store(step < 30, SeqCst);
+    let on_step = move |step| {
+        if step == 30 {
+            drop(failed.1.wait_while(failed.0.lock().unwrap(), |failed| !*failed).unwrap());
+            is_away.store(false, SeqCst);
+        }
+    };
     let watch = Recorder { on_step: Some(Box::new(on_step)), ..Recorder::default() };
     let fitted = run.fit_watched(&small(60, 1), &surface(16, 1), &Table::default(), &watch).unwrap();
     let seen = watch.seen();
