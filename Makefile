@@ -1,5 +1,5 @@
 # Each target is one line; what it does stands in the script it calls. `make` alone lists them.
-.PHONY: help local demo demo-down test bench images generate check-cuda lint
+.PHONY: help local demo demo-down test bench images generate lint
 help:       ; @sed -n 's/^\([a-z-]*\): *\#\# \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 local:      ## train an example here, without a cluster (EXAMPLE=digits)
 local:      ; @scripts/local $(or $(EXAMPLE),digits)
@@ -15,7 +15,5 @@ images:     ## build the images of the operator and the trainer
 images:     ; @images/build
 generate:   ## write the CRDs, the chart's RBAC and the reference anew
 generate:   ; @scripts/generate
-check-cuda: ## type-check the trainer with CUDA
-check-cuda: ; @scripts/check-cuda
 lint:       ## formats, clippy, shellcheck, helm lint, generated files
 lint:       ; @scripts/lint

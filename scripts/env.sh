@@ -11,6 +11,14 @@ export PATH=$STOKER_CACHE/bin/current:$PATH
 # One selection of packages and targets for every build, so that features, and with them dependencies, stay the same.
 build() { cargo build --release --locked --workspace --all-targets; }
 
+# Builds the images, and tells the programs their names.
+build_images() {
+	local names
+	names=$(images/build operator trainer)
+	{ read -r STOKER_OPERATOR_IMAGE && read -r STOKER_TRAINER_IMAGE; } <<<"$names"
+	export STOKER_OPERATOR_IMAGE STOKER_TRAINER_IMAGE
+}
+
 say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 
 die() {

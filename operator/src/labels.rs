@@ -10,9 +10,9 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const STOKER: &str = "stoker";
 /// What a pod is for: [`TRAINER`] or [`SERVER`].
 pub const COMPONENT: &str = "app.kubernetes.io/component";
-/// The component that trains.
+/// The component that trains, and the name of its container.
 pub const TRAINER: &str = "trainer";
-/// The component that serves.
+/// The component that serves, and the name of its container.
 pub const SERVER: &str = "server";
 /// The ModelTraining that an object belongs to.
 pub const TRAINING: &str = "stoker.dev/training";

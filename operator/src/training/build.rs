@@ -27,8 +27,6 @@ use crate::{
     settings::Settings,
 };
 
-/// Name of the trainer's container.
-pub const CONTAINER: &str = "trainer";
 /// How long a trainer may take to write a checkpoint and end, in seconds.
 const GRACE_PERIOD_SECONDS: i64 = 120;
 
@@ -85,7 +83,7 @@ fn job(run: &ValidRun, settings: &Settings) -> Job {
 fn failure_policy() -> PodFailurePolicy {
     let on_exit_codes = |values: Vec<i32>| {
         Some(PodFailurePolicyOnExitCodesRequirement {
-            container_name: Some(CONTAINER.into()),
+            container_name: Some(labels::TRAINER.into()),
             operator: "In".into(),
             values,
         })
@@ -123,7 +121,7 @@ fn pod(run: &ValidRun) -> PodPlan<'_> {
     let data_secret = config.data.source.secret_name.as_deref().or(storage_secret);
     let credentials = [(DATA_ENV_PREFIX, data_secret), (STORAGE_ENV_PREFIX, storage_secret)];
     PodPlan {
-        container: CONTAINER,
+        container: labels::TRAINER,
         labels: labels_of(run),
         annotations: BTreeMap::new(),
         args: ["train", "--config", &format!("{CONFIG_DIR}/{CONFIG_FILE}"), "--scratch", SCRATCH_DIR]

@@ -24,7 +24,7 @@ use crate::{
         validate::{Access, Validated},
     },
     digest,
-    labels::{MODEL_DIGEST_ANNOTATION, MODEL_VERSION_ANNOTATION, Owner, REVISION},
+    labels::{MODEL_DIGEST_ANNOTATION, MODEL_VERSION_ANNOTATION, Owner, REVISION, SERVER},
     pod_template::{Mount, PodPlan, Probes, Source},
     settings::Settings,
 };
@@ -90,7 +90,7 @@ fn pod(deployment: &Validated) -> PodPlan<'_> {
         }
     }
     PodPlan {
-        container: "server",
+        container: SERVER,
         labels: Owner::deployment(&deployment.namespace, &deployment.name).labels(),
         annotations: BTreeMap::new(),
         args: args(deployment, drain),
