@@ -25,3 +25,10 @@ die() {
 	printf '%s\n' "$*" >&2
 	exit 1
 }
+
+# Ends a script that is not run as root: need_root WHAT TARGET. Under sudo cargo and the cache folder are found only with
+# the PATH and HOME of the user.
+need_root() {
+	# shellcheck disable=SC2016 # The user's shell expands them.
+	[[ $EUID == 0 ]] || die "$1 needs root: run "'sudo env PATH="$PATH" HOME="$HOME"'" make $2"
+}

@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::crd;
 
+/// The most values of an enum that stand in the column of types; its description has them all.
+const MAX_VALUES: usize = 8;
+
 /// The content of `docs/reference.md`.
 ///
 /// # Errors
@@ -45,7 +48,7 @@ fn fields(text: &mut String, prefix: &str, schema: &Value) {
             Value::Null | Value::Object(_) => String::new(),
             value => format!("`{value}`"),
         };
-        let what = description(field).replace('\n', " ").replace('|', "\\|");
+        let what = description(field).replace("\n - ", "<br>").replace('\n', " ").replace('|', "\\|");
         let _ = writeln!(text, "| `{path}` | {} | {default} | {what} |", type_name(field));
         within(text, &path, field);
     }
@@ -62,7 +65,7 @@ fn within(text: &mut String, path: &str, field: &Value) {
 }
 
 fn type_name(field: &Value) -> String {
-    if let Some(values) = field["enum"].as_array() {
+    if let Some(values) = field["enum"].as_array().filter(|values| values.len() <= MAX_VALUES) {
         return values.iter().filter_map(Value::as_str).map(|value| format!("`{value}`")).collect::<Vec<_>>().join(" ");
     }
     match field["type"].as_str() {
@@ -82,6 +85,8 @@ fn description(schema: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     #[test]
     fn every_field_of_both_kinds_is_described() {
         let text = super::markdown().unwrap();
@@ -94,5 +99,56 @@ mod tests {
         }
         let bare: Vec<&str> = text.lines().filter(|line| line.starts_with("| `") && line.ends_with("|  |")).collect();
         assert!(bare.is_empty(), "fields without a description:\n{}", bare.join("\n"));
+    }
+
+    fn row(field: &str) -> String {
+        let start = format!("| `{field}` |");
+        super::markdown().unwrap().lines().find(|line| line.starts_with(&start)).unwrap().to_owned()
+    }
+
+    #[test]
+    fn an_optional_enum_keeps_the_default_that_its_own_description_tells_of() {
+        for (field, default) in [
+            ("data.format", "The default follows from the extension"),
+            ("train.loss", "The default is `CrossEntropy` for Classification and `MSE` for Regression."),
+        ] {
+            assert!(row(field).contains(default), "{}", row(field));
+        }
+    }
+
+    #[test]
+    fn a_choice_of_several_objects_says_what_each_of_them_is() {
+        for (field, meaning) in [
+            ("train.optimizer.adam", "`weightDecay` is added to the gradient"),
+            ("train.schedule.constant", "The learning rate stays the same"),
+        ] {
+            assert!(row(field).contains(meaning), "{}", row(field));
+        }
+    }
+
+    /// Values of enums that the field's description does not name.
+    fn unexplained(path: &str, field: &Value) -> Vec<String> {
+        let values = [field, &field["items"], &field["additionalProperties"]]
+            .into_iter()
+            .filter_map(|schema| schema["enum"].as_array())
+            .flatten()
+            .filter_map(Value::as_str)
+            .filter(|value| !field["description"].as_str().unwrap_or_default().contains(&format!("`{value}`")))
+            .map(|value| format!("{path}: {value}"));
+        let fields = field["properties"].as_object().into_iter().flatten();
+        let parts = fields
+            .map(|(name, field)| (format!("{path}.{name}"), field))
+            .chain([(format!("{path}[]"), &field["items"]), (format!("{path}.<name>"), &field["additionalProperties"])])
+            .filter(|(_, schema)| schema.is_object());
+        values.chain(parts.flat_map(|(path, field)| unexplained(&path, field))).collect()
+    }
+
+    #[test]
+    fn every_value_of_an_enum_is_explained_where_kubectl_explain_shows_it() {
+        for manifest in crate::crd::manifests().unwrap() {
+            let unexplained = unexplained("", &manifest["spec"]["versions"][0]["schema"]["openAPIV3Schema"]);
+            assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+        }
+        assert!(row("data.format").contains("<br>`csv`: Comma-separated values.<br>"), "{}", row("data.format"));
     }
 }

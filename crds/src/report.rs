@@ -30,7 +30,7 @@ pub enum Reason {
     EmptyData,
     /// No file matches the source's URI.
     DataNotFound,
-    /// The storage refused the credentials, or there are none.
+    /// The storage refused the credentials, or there are none: no Secret is named, or it lacks the keys.
     AccessDenied,
     /// The bucket or container does not exist.
     BucketNotFound,
@@ -58,7 +58,7 @@ pub enum Reason {
     DeadlineExceeded,
     /// A pod ended without a report, by a signal or with an unknown exit code.
     PodFailed,
-    /// A Secret that the spec names does not exist, or lacks a key.
+    /// A Secret that the spec names does not exist in the namespace of the resource.
     SecretNotFound,
     /// A service account that the spec names does not exist.
     ServiceAccountNotFound,

@@ -1,10 +1,10 @@
 //! What the derived JSON schemas need besides, to be Kubernetes schemas whose refusals a person can act on.
 
-use schemars::Schema;
+use schemars::{Schema, transform::transform_subschemas};
 use serde_json::{Map, Value, json};
 
 /// Rewrites an externally tagged enum (`oneOf` single-property objects) into one object with an optional property per
-/// variant and a rule that says in words that exactly one must be set.
+/// variant, described as the variant is, and a rule that says in words that exactly one must be set.
 ///
 /// The API server's own message for a failed `oneOf` names neither the field nor the choices.
 pub(crate) fn one_of(schema: &mut Schema) {
@@ -12,11 +12,7 @@ pub(crate) fn one_of(schema: &mut Schema) {
         Some(Value::Array(variants)) => variants,
         _ => return,
     };
-    let properties: Map<String, Value> = variants
-        .iter()
-        .filter_map(|variant| variant.get("properties")?.as_object())
-        .flat_map(|properties| properties.clone())
-        .collect();
+    let properties: Map<String, Value> = variants.iter().flat_map(described_properties).collect();
     let names: Vec<&str> = properties.keys().map(String::as_str).collect();
     let set = names.iter().map(|name| format!("has(self.{name})")).collect::<Vec<_>>().join(", ");
     let rule = json!({
@@ -26,6 +22,43 @@ pub(crate) fn one_of(schema: &mut Schema) {
     schema.insert("type".into(), json!("object"));
     schema.insert("properties".into(), Value::Object(properties));
     schema.insert("x-kubernetes-validations".into(), json!([rule]));
+}
+
+/// The one property of a variant, with the variant's description.
+fn described_properties(variant: &Value) -> Map<String, Value> {
+    let mut properties = variant["properties"].as_object().cloned().unwrap_or_default();
+    if let Some(description) = variant.get("description") {
+        for property in properties.values_mut().filter_map(Value::as_object_mut) {
+            property.insert("description".into(), description.clone());
+        }
+    }
+    properties
+}
+
+/// Adds the meaning of each value of an enum to the description of every field that takes one, in the form of
+/// Kubernetes' own fields: a structural schema has descriptions of fields alone.
+pub(crate) fn explain_values(schema: &mut Schema) {
+    // Of an optional enum Kubernetes' form would keep the enum's description, and drop the field's with its default.
+    if let Some(values) = schema.pointer("/anyOf/0/oneOf").cloned() {
+        schema.remove("anyOf");
+        schema.insert("oneOf".into(), values);
+    }
+    let taken = ["/oneOf", "/items/oneOf", "/additionalProperties/oneOf"];
+    if let Some(values) = taken.iter().find_map(|path| meanings(schema.pointer(path)?)) {
+        let description = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+        let explained = format!("{description}\n\nPossible enum values:\n{values}");
+        schema.insert("description".into(), explained.into());
+    }
+    transform_subschemas(&mut explain_values, schema);
+}
+
+/// A line for each value of an enum.
+fn meanings(values: &Value) -> Option<String> {
+    let line = |value: &Value| {
+        let (name, meaning) = (value.get("const")?.as_str()?, value.get("description")?.as_str()?);
+        Some(format!(" - `{name}`: {}", meaning.replace('\n', " ")))
+    };
+    Some(values.as_array()?.iter().map(line).collect::<Option<Vec<_>>>()?.join("\n"))
 }
 
 /// A value that may be a number or a string. A structural schema has no way to say that of fractions, and CEL does not see

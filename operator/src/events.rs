@@ -18,6 +18,9 @@ use crate::{
 /// queues must not load it further.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// The most events that are read about an object: those of one kind are one event that counts.
+const MOST: u32 = 50;
+
 /// Bounds how often events are asked for.
 #[derive(Debug, Default)]
 pub struct Inquiries(Mutex<Option<Instant>>);
@@ -39,14 +42,14 @@ pub const fn tell_of(reason: Reason) -> bool {
     matches!(reason, Reason::ServiceAccountNotFound | Reason::PodRefused | Reason::SecretNotFound | Reason::PodFailed)
 }
 
-/// The last warning about an object that stops it, in Stoker's own reasons.
+/// What stops an object by the newest event about it that tells, in Stoker's own reasons.
 ///
 /// One request; ask only about an object that should have gone on long ago.
 ///
 /// # Errors
 /// [`Error::Api`] if events cannot be read.
 pub async fn obstacle(context: &Context, namespace: &str, uid: &str) -> Result<Option<StatusError>> {
-    let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning")).limit(50);
+    let about = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(MOST);
     let events = context.api::<Event>(namespace).list(&about).await;
     let events = events.map_err(|error| Error::api("read", format!("the events of {uid}"), error))?;
     Ok(last_obstacle(events.items))
@@ -57,7 +60,14 @@ fn last_obstacle(mut events: Vec<Event>) -> Option<StatusError> {
         let last = event.last_timestamp.as_ref().map(|time| time.0);
         last.or(event.event_time.as_ref().map(|time| time.0))
     });
-    events.iter().rev().find_map(of_event)
+    events.iter().rev().take_while(|event| !went_on(event)).find_map(of_event)
+}
+
+/// Whether an event tells that an object is past what stopped it before.
+fn went_on(event: &Event) -> bool {
+    let of_pod = ["Pulling", "Pulled", "Created", "Started"];
+    let of_job = ["SuccessfulCreate", "Suspended", "Resumed"];
+    event.reason.as_deref().is_some_and(|reason| of_pod.contains(&reason) || of_job.contains(&reason))
 }
 
 fn of_event(event: &Event) -> Option<StatusError> {
@@ -82,6 +92,8 @@ fn of_event(event: &Event) -> Option<StatusError> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
 
     fn event(reason: &str, message: &str) -> Event {
@@ -110,5 +122,20 @@ mod tests {
             assert_eq!(found, expected, "{message}");
             assert!(found.is_none_or(tell_of));
         }
+    }
+
+    #[test]
+    fn the_newest_event_decides() {
+        let at = |second, reason: &str| {
+            let time = jiff::Timestamp::from_second(second).unwrap();
+            Event { last_timestamp: Some(Time(time)), ..event(reason, "secret \"s3\" not found") }
+        };
+        let found = |events| last_obstacle(events).map(|error| error.reason);
+        assert_eq!(found(vec![at(2, "Pulling"), at(1, "FailedMount")]), None);
+        assert_eq!(found(vec![at(1, "FailedMount"), at(1, "Pulled")]), None, "as they are listed: in order");
+        assert_eq!(found(vec![at(2, "FailedMount"), at(1, "Started")]), Some(Reason::SecretNotFound));
+        assert_eq!(found(vec![at(3, "Scheduled"), at(2, "FailedMount")]), Some(Reason::SecretNotFound));
+        assert_eq!(found(vec![at(1, "FailedCreate"), at(2, "SuccessfulCreate")]), None);
+        assert_eq!(found(vec![at(1, "SuccessfulCreate"), at(2, "FailedCreate")]), Some(Reason::PodRefused));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodStatus};
 use stoker_crds::{
     report::{PREEMPTED_EXIT_CODE, Reason, RunError, RunReport},
@@ -13,6 +13,8 @@ use crate::labels;
 
 /// The containers of our pods.
 const OURS: [&str; 2] = [labels::TRAINER, labels::SERVER];
+/// How long after its grace period a pod may take to be reported as ended.
+const REPORTED_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// The little that a reconcile needs of a Pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,8 +37,10 @@ pub struct PodView {
     pub scheduled_at: Option<Timestamp>,
     /// Its address, once it has one.
     pub ip: Option<IpAddr>,
-    /// Whether it was told to end.
-    pub is_deleting: bool,
+    /// That it was told to end, if it was.
+    pub ending: Option<Ending>,
+    /// When it ended, if it has.
+    pub ended_at: Option<Timestamp>,
     /// Whether its readiness probe succeeds.
     pub is_ready: bool,
     /// Since when it is or is not ready.
@@ -49,6 +53,15 @@ pub struct PodView {
     pub problem: Option<Problem>,
     /// What its trainer left behind.
     pub report: Option<Box<RunReport>>,
+}
+
+/// That a pod was told to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// When its grace period is over.
+    pub due_at: Timestamp,
+    /// The node that reports when it has ended, if one took it.
+    pub node: Option<String>,
 }
 
 /// How far a pod's life is.
@@ -98,6 +111,12 @@ impl PodView {
     pub fn is_active(&self) -> bool {
         !self.state.has_ended()
     }
+
+    /// From when on it counts as lost with its node: told to end, and never reported as ended.
+    pub fn lost_at(&self) -> Option<Timestamp> {
+        let ending = self.ending.as_ref().filter(|_| self.is_active())?;
+        ending.due_at.checked_add(REPORTED_WITHIN).ok()
+    }
 }
 
 impl From<Pod> for PodView {
@@ -109,22 +128,27 @@ impl From<Pod> for PodView {
         let container = status.container_statuses.iter().flatten().find(|container| OURS.contains(&&*container.name));
         let ended = container.and_then(last_end);
         let report = ended.and_then(|ended| serde_json::from_str(ended.message.as_deref()?).ok());
-        let is_run_once = pod.spec.is_some_and(|spec| spec.restart_policy.as_deref() == Some("Never"));
+        let spec = pod.spec.unwrap_or_default();
+        let is_run_once = spec.restart_policy.as_deref() == Some("Never");
         let state = state_of(&status, container, is_run_once);
         let created_at = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
         let ready = condition(&status, "Ready");
+        let readiness_changed_at =
+            ready.and_then(|ready| ready.last_transition_time.as_ref()).map_or(created_at, |time| time.0);
+        let finished_at =
+            ended.and_then(|ended| ended.finished_at.as_ref()).map_or(readiness_changed_at, |time| time.0);
         let scheduled = condition(&status, "PodScheduled").filter(|scheduled| scheduled.status == "True");
         Self {
             training: label(labels::UID).cloned(),
             run: label(labels::RUN).and_then(|run| run.parse().ok()),
             revision: label(labels::REVISION).cloned(),
             ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
-            is_deleting: meta.deletion_timestamp.is_some(),
+            // Kubernetes counts the grace period into the time of the deletion.
+            ending: meta.deletion_timestamp.map(|at| Ending { due_at: at.0, node: spec.node_name }),
+            ended_at: state.has_ended().then_some(finished_at),
             scheduled_at: scheduled.and_then(|scheduled| Some(scheduled.last_transition_time.as_ref()?.0)),
             is_ready: ready.is_some_and(|ready| ready.status == "True"),
-            readiness_changed_at: ready
-                .and_then(|ready| ready.last_transition_time.as_ref())
-                .map_or(created_at, |time| time.0),
+            readiness_changed_at,
             restarts: container.map_or(0, |container| container.restart_count.unsigned_abs()),
             problem: problem_of(state, &status, container),
             running_since: container

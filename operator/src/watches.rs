@@ -1,7 +1,7 @@
 //! What the operator watches, and whose reconcile each change calls for.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::{HashMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -10,6 +10,7 @@ use futures::{
     Stream, StreamExt, TryStreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
     future::{BoxFuture, join_all},
+    stream,
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -23,7 +24,7 @@ use kube::{
     core::{NamespaceResourceScope, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
-        reflector::{ObjectRef, store::Writer},
+        reflector::{ObjectRef, Store, store::Writer},
         watcher::{self, Event, watcher},
     },
 };
@@ -167,17 +168,55 @@ fn told<T>(item: watcher::Result<T>) -> Option<T> {
     .ok()
 }
 
+/// What a watch tells of an object, when the store shows it too.
+#[derive(Debug)]
+struct Seen<K> {
+    object: Arc<K>,
+    is_gone: bool,
+}
+
+/// Keeps a store up to date, and tells of each object once the store shows it: that of a list comes with the last page.
+/// What vanished while the watch was broken off is told of too.
+fn reflected<K>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+    writer: Writer<K>,
+) -> impl Stream<Item = watcher::Result<Seen<K>>> + Send
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    let (store, mut before) = (writer.as_reader(), Vec::new());
+    let tell = move |event: Event<K>| {
+        let seen = match event {
+            Event::Init => {
+                before = store.state();
+                Vec::new()
+            }
+            Event::InitApply(_) => Vec::new(),
+            Event::InitDone => listed(std::mem::take(&mut before), &store),
+            Event::Apply(object) => vec![Seen { object: Arc::new(object), is_gone: false }],
+            Event::Delete(object) => vec![Seen { object: Arc::new(object), is_gone: true }],
+        };
+        stream::iter(seen).map(Ok)
+    };
+    events.reflect(writer).map_ok(tell).try_flatten()
+}
+
+/// What a list has come to: what is there no longer, and what is.
+fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(before: Vec<Arc<K>>, store: &Store<K>) -> Vec<Seen<K>> {
+    let there = store.state();
+    let uids: HashSet<Option<String>> = there.iter().map(|object| object.uid()).collect();
+    let gone = before.into_iter().filter(|object| !uids.contains(&object.uid()));
+    let gone = gone.map(|object| Seen { object, is_gone: true });
+    gone.chain(there.iter().map(|object| Seen { object: object.clone(), is_gone: false })).collect()
+}
+
 async fn trainings(context: &Context, writer: Writer<ModelTraining>, bell: &Bell) {
     let (mut specs, mut models) = (Changes::default(), Changes::default());
     let config = watcher::Config::default();
-    let watch = events(context.watched::<ModelTraining>(), config).reflect(writer);
+    let watch = reflected(events(context.watched::<ModelTraining>(), config), writer);
     let mut watch = std::pin::pin!(watch);
-    while let Some(event) = watch.next().await {
-        let (training, is_gone) = match told(event) {
-            Some(Event::Apply(training) | Event::InitApply(training)) => (training, false),
-            Some(Event::Delete(training)) => (training, true),
-            _ => continue,
-        };
+    while let Some(seen) = watch.next().await {
+        let Some(Seen { object: training, is_gone }) = told(seen) else { continue };
         let uid = training.uid().unwrap_or_default();
         context.written_trainings.seen(&training);
         if is_gone {
@@ -224,14 +263,10 @@ fn deployments_of(context: &Context, training: &ModelTraining) -> impl Iterator<
 async fn deployments(context: &Context, writer: Writer<ModelDeployment>, bell: &Bell) {
     let mut specs = Changes::default();
     let config = watcher::Config::default();
-    let watch = events(context.watched::<ModelDeployment>(), config).reflect(writer);
+    let watch = reflected(events(context.watched::<ModelDeployment>(), config), writer);
     let mut watch = std::pin::pin!(watch);
-    while let Some(event) = watch.next().await {
-        let (deployment, is_gone) = match told(event) {
-            Some(Event::Apply(deployment) | Event::InitApply(deployment)) => (deployment, false),
-            Some(Event::Delete(deployment)) => (deployment, true),
-            _ => continue,
-        };
+    while let Some(seen) = watch.next().await {
+        let Some(Seen { object: deployment, is_gone }) = told(seen) else { continue };
         let uid = deployment.uid().unwrap_or_default();
         context.written_deployments.seen(&deployment);
         if is_gone {
@@ -270,6 +305,39 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::training::fixtures;
+
+    fn training(name: &str) -> ModelTraining {
+        let mut training = fixtures::training();
+        (training.metadata.name, training.metadata.uid) = (Some(name.into()), Some(format!("uid-of-{name}")));
+        training
+    }
+
+    #[tokio::test]
+    async fn a_list_is_told_of_when_the_store_shows_it_and_so_is_what_vanished_meanwhile() {
+        let writer = Writer::new(());
+        let store: Store<ModelTraining> = writer.as_reader();
+        let events = [
+            Event::Apply(training("gone")),
+            Event::Apply(training("kept")),
+            Event::Init,
+            Event::InitApply(training("kept")),
+            Event::InitApply(training("new")),
+            Event::InitDone,
+            Event::Delete(training("kept")),
+        ];
+        let seen = reflected(stream::iter(events.map(Ok)), writer).map_ok(|seen| {
+            let is_shown = store.get(&ObjectRef::from_obj(&*seen.object)).is_some();
+            assert_eq!(is_shown, !seen.is_gone, "{seen:?}");
+            (seen.object.name_any(), seen.is_gone)
+        });
+        let mut seen: Vec<(String, bool)> = seen.try_collect().await.unwrap();
+        // A store has no order.
+        seen[3..5].sort_unstable();
+        let expected =
+            [("gone", false), ("kept", false), ("gone", true), ("kept", false), ("new", false), ("kept", true)];
+        assert_eq!(seen, expected.map(|(name, is_gone)| (name.to_owned(), is_gone)));
+    }
 
     #[test]
     fn only_a_change_of_the_aspect_counts() {

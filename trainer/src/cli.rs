@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
     };
     let stop = CancellationToken::new();
     runtime.spawn(cancel_on_signal(stop.clone()));
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match cli.command {
             Command::Local(options) => ended(local::run(options, stop).await),
             Command::Serve(options) => server::serve(options, stop)
@@ -53,7 +53,10 @@ pub fn main() -> ExitCode {
             Command::Evaluate(options) => ended(evaluate::run(options).await),
             Command::Train(options) => train::run(options, stop).await.map_or_else(exit_code, |()| ExitCode::SUCCESS),
         }
-    })
+    });
+    // What is done is reported. A thread that waits for a file system which does not answer is not waited for.
+    runtime.shutdown_background();
+    code
 }
 
 fn ended(result: Result<(), crate::run::RunError>) -> ExitCode {

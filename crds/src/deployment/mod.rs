@@ -26,6 +26,7 @@ pub const MAX_NAME: usize = 45;
 /// A served model: which one, on how many pods, and who may ask it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = crate::schema::explain_values)]
 #[cfg_attr(feature = "kinds", derive(kube::CustomResource))]
 #[cfg_attr(
     feature = "kinds",
@@ -111,7 +112,7 @@ pub struct ModelDeploymentSpec {
     /// How a new version of the model replaces the one that is served.
     #[serde(default)]
     pub rollout: Rollout,
-    /// Who may ask the model. Everybody who reaches it, if not set.
+    /// Who may ask the model. The default is everybody who can reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
     /// On which nodes the serving pods may run.
@@ -123,7 +124,7 @@ const fn default_replicas() -> u32 {
     1
 }
 
-/// The model to serve: exactly one of both.
+/// The model to serve: exactly one of the two.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = crate::schema::one_of)]
@@ -215,7 +216,8 @@ pub struct ArtifactSource {
     /// `sha256:…` of the manifest; a server refuses any other.
     #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
     pub digest: String,
-    /// The Secret with the credentials, by the names that the cloud's own tools use.
+    /// The Secret with the credentials. Its keys are environment variables such as `AWS_ACCESS_KEY_ID`,
+    /// `GOOGLE_SERVICE_ACCOUNT_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`: docs/concepts.md lists them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
@@ -281,7 +283,7 @@ pub struct Batching {
     /// The most rows that are computed at once.
     #[schemars(range(min = 1, max = 65536))]
     pub max_size: u32,
-    /// How long a request waits for others, at most; `0s` computes what is there.
+    /// How long a request waits for others, at most; with `0s` it does not wait.
     pub max_delay: Duration,
 }
 
@@ -316,14 +318,14 @@ impl Default for Limits {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Rollout {
-    /// The way of it.
+    /// In what order pods are replaced.
     pub strategy: Strategy,
 }
 
 /// The way in which a new version replaces the one that is served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Strategy {
-    /// Pod by pod: one more of the new version, and when it is ready, one fewer of the old.
+    /// Pod by pod: one more of the new version, and once it is ready, one fewer of the old.
     #[default]
     Rolling,
 }
@@ -332,7 +334,7 @@ pub enum Strategy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Auth {
-    /// Everybody who shows one of these keys, as `Authorization: Bearer …` or `X-API-Key: …`.
+    /// Whoever sends one of these keys, as `Authorization: Bearer …` or `X-API-Key: …`.
     pub api_keys: ApiKeys,
 }
 
@@ -340,7 +342,7 @@ pub struct Auth {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApiKeys {
-    /// The Secret that holds them: each of its entries is one key, and its name says whose.
+    /// The Secret that holds them: each of its entries is one key, and the entry's name says whose it is.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }

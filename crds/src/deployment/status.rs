@@ -9,11 +9,12 @@ use crate::{metric::Metrics, training::status::StatusError};
 /// What became of a ModelDeployment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = crate::schema::explain_values)]
 pub struct ModelDeploymentStatus {
     /// The generation of the spec that this status is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// How it is.
+    /// How the ModelDeployment is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Where the model is served, inside the cluster.

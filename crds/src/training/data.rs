@@ -18,9 +18,10 @@ use super::storage::Location;
 pub struct Data<F = Option<Format>> {
     /// Where the files lie.
     pub source: Location,
-    /// How the files are written. The default goes by their extension.
+    /// How the files are written. The default follows from the extension of `source.uri`, such as `.csv`, `.jsonl` or
+    /// `.csv.gz`; where the extension does not say it, it has to be set.
     pub format: F,
-    /// How a CSV file is written.
+    /// How CSV files are written.
     #[serde(default)]
     pub csv: Csv,
     /// Columns that the model sees: names, or globs like `pixel_*`. The default is every column but the target.
@@ -30,7 +31,7 @@ pub struct Data<F = Option<Format>> {
     /// Columns that the model predicts: one, or several for multi-output regression.
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 256)))]
     pub target: Vec<String>,
-    /// Types to read columns as, where the one inferred from the data is not meant: a ZIP code is text.
+    /// Types to read columns as, where the inferred one is not meant: a ZIP code is text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 1024))]
     pub cast: BTreeMap<String, ColumnType>,
@@ -111,8 +112,8 @@ pub struct Clean {
     pub duplicates: Duplicates,
     /// What happens to missing values (empty, null, NaN) in features. A row without its target is always dropped.
     pub missing: Missing,
-    /// SQL predicates that a row must not fail to be kept, such as `age BETWEEN 0 AND 120`. Of a missing value they say
-    /// nothing: `missing` does; or write `age IS NOT NULL`.
+    /// SQL predicates, such as `age BETWEEN 0 AND 120`: rows that fail one are dropped. A missing value fails none unless
+    /// the predicate asks for it (`age IS NOT NULL`); `missing` says what happens to it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 1024)))]
     pub require: Vec<String>,
@@ -127,7 +128,7 @@ pub enum Duplicates {
     /// They stay.
     #[default]
     Keep,
-    /// One of them stays.
+    /// One of them stays, the others are dropped.
     Drop,
 }
 
@@ -144,7 +145,7 @@ pub struct Missing {
     /// The value of the strategy `Constant`: a whole number, or text such as `"0.5"` or `"unknown"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<Scalar>,
-    /// What is done in single columns.
+    /// What is done in single columns instead.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 1024))]
     pub columns: BTreeMap<String, MissingColumn>,
@@ -198,7 +199,7 @@ pub enum Scalar {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Outliers {
-    /// A row of the training split is dropped if a numeric feature lies more than so many standard deviations from
+    /// A row of the training split is dropped if a numeric feature lies more than this many standard deviations from
     /// its mean. Validation and test keep such rows, since a server meets them too.
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
     pub z_score: f64,
@@ -216,7 +217,8 @@ pub struct Transform {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 1024))]
     pub columns: BTreeMap<String, ColumnTransform>,
-    /// What is done with the targets of a regression. Predictions and metrics are in the target's own units all the same.
+    /// What is done with the targets of a regression. Predictions, and metrics other than the loss, are in the targets'
+    /// own units all the same.
     pub target: TargetTransform,
 }
 

@@ -34,6 +34,7 @@ pub const MAX_NAME: usize = 50;
 /// A training: what to learn from which data, with which model, and where the result goes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = crate::schema::explain_values)]
 #[cfg_attr(feature = "kinds", derive(kube::CustomResource))]
 #[cfg_attr(
     feature = "kinds",
@@ -103,7 +104,7 @@ pub const MAX_NAME: usize = 50;
     )
 )]
 pub struct ModelTrainingSpec {
-    /// What is learned: a number (Regression) or a class (Classification).
+    /// What is learned.
     pub task: Task,
     /// Where the data lies, which columns are used, and how they are cleaned, converted and split.
     pub data: Data,
@@ -127,7 +128,8 @@ pub struct ModelTrainingSpec {
     /// Ends the run's pod after a checkpoint and starts no other until it is false again; the run then resumes.
     #[serde(default)]
     pub suspend: bool,
-    /// How many times a run is tried again after a failure that a retry can help. Preemptions do not count.
+    /// How many times a run is tried again after a failure that a retry can help. Preemptions and evictions do not
+    /// count.
     #[serde(default = "default_retries")]
     #[schemars(range(min = 0, max = 100))]
     pub retries: u32,
@@ -148,8 +150,8 @@ const fn default_retries() -> u32 {
 /// What is learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Task {
-    /// One or several numbers per row.
+    /// To predict one or several numbers per row.
     Regression,
-    /// One of several classes per row.
+    /// To predict one of several classes per row.
     Classification,
 }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = crate::schema::one_of)]
 pub enum Model {
-    /// A multi-layer perceptron: fully connected layers with an activation between them.
+    /// A multi-layer perceptron: fully connected layers with an activation between them. Its input and output widths
+    /// follow from the data.
     Mlp(Mlp),
 }
 

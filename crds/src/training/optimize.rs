@@ -13,12 +13,12 @@ use crate::duration::Duration;
     "message": "set epochs or steps, not both",
 }]))]
 pub struct Train<L = Option<Loss>> {
-    /// What is made small. The default is CrossEntropy for Classification and MSE for Regression.
+    /// What the training minimizes. The default is `CrossEntropy` for Classification and `MSE` for Regression.
     pub loss: L,
-    /// How the weights follow the gradient.
+    /// How the weights follow the gradient. The default is `adamW`.
     #[serde(default)]
     pub optimizer: Optimizer,
-    /// How the learning rate changes over the run.
+    /// How the learning rate changes over the run. The default is `constant`.
     #[serde(default)]
     pub schedule: Schedule,
     /// Rows per optimizer step.
@@ -33,13 +33,13 @@ pub struct Train<L = Option<Loss>> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub steps: Option<u64>,
-    /// The number format that is computed in.
+    /// The number format of the computation.
     #[serde(default)]
     pub precision: Precision,
-    /// Scales gradients down whose global norm is larger.
+    /// Scales the gradients down where their global norm is larger than `norm`. Not done if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_clip: Option<GradientClip>,
-    /// Ends the training when a metric of the validation split no longer gets better.
+    /// Ends the training when a metric of the validation split no longer gets better. Not done if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
     /// Decides initial weights, dropout and the order of rows: on CPU, the same spec and data give the same weights.
@@ -89,7 +89,7 @@ impl<L> Train<L> {
     }
 }
 
-/// What is made small.
+/// What a training minimizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Loss {
     /// Mean squared error. Regression.
@@ -121,9 +121,9 @@ impl Loss {
 pub enum Optimizer {
     /// Stochastic gradient descent, with momentum if set.
     Sgd(Sgd),
-    /// Adam; `weightDecay` is added to the gradient.
+    /// Adam (Kingma and Ba, 2015); `weightDecay` is added to the gradient.
     Adam(Adam),
-    /// Adam with decoupled weight decay.
+    /// AdamW (Loshchilov and Hutter, 2019): Adam with decoupled weight decay.
     AdamW(AdamW),
 }
 
@@ -203,13 +203,13 @@ adam!(
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = crate::schema::one_of)]
 pub enum Schedule {
-    /// It stays.
+    /// The learning rate stays the same, after a linear warm-up if there is one.
     Constant(Constant),
-    /// It is multiplied by `factor` every `every` steps.
+    /// The learning rate is multiplied by `factor` after every `every` steps.
     Step(StepDecay),
-    /// It is multiplied by `factor` at every step.
+    /// The learning rate is multiplied by `factor` after every step.
     Exponential(Exponential),
-    /// It falls along half a cosine to `minimum`, after a linear warm-up.
+    /// The learning rate falls along half a cosine to `minimum`, after a linear warm-up if there is one.
     Cosine(Cosine),
 }
 
@@ -287,18 +287,20 @@ pub struct GradientClip {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EarlyStopping {
-    /// The metric: `validation/` and its name.
+    /// The metric to watch: `validation/` and `loss`; or, for Classification, `accuracy`, `precision`, `recall`, `f1` or
+    /// `roc_auc` (area under the ROC curve); or, for Regression, `mse`, `rmse` (mean squared error, and its root), `mae`
+    /// (mean absolute error) or `r2` (coefficient of determination).
     #[serde(default = "default_stop_metric")]
     #[schemars(regex(pattern = "^validation/(loss|accuracy|precision|recall|f1|roc_auc|mse|rmse|mae|r2)$"))]
     pub metric: String,
     /// Epochs to wait for a better value.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub patience: u32,
-    /// How much better is better.
+    /// By how much a value must be better to count as better.
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub min_delta: f64,
-    /// Whether the model of the best epoch is published, and not the last one.
+    /// Whether the model of the best epoch is published instead of the last one.
     #[serde(default = "default_true")]
     pub restore_best: bool,
 }

@@ -20,7 +20,7 @@ pub struct Resources {
     /// Memory, such as `8Gi`.
     #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
     pub memory: String,
-    /// Space on the node's disk for prepared data and for sorting what does not fit the memory.
+    /// Space on the node's disk for prepared data, and for sorting what does not fit into memory.
     #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
     pub scratch: String,
 }
@@ -39,7 +39,7 @@ pub struct Scheduling {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints of nodes that are put up with.
+    /// Taints of nodes that the pod tolerates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
@@ -49,15 +49,15 @@ pub struct Scheduling {
     pub priority_class_name: Option<String>,
 }
 
-/// A taint that is put up with, as in a pod's spec.
+/// A taint that is tolerated, as in a pod's spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Toleration {
-    /// The taint's key; empty for every taint.
+    /// The taint's key; every taint if not set, with the operator `Exists`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 317))]
     pub key: Option<String>,
-    /// `Exists` or `Equal`.
+    /// `Equal` compares the taint's value, `Exists` takes any. The default is `Equal`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["Exists", "Equal"]))]
     pub operator: Option<String>,
@@ -65,7 +65,8 @@ pub struct Toleration {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub value: Option<String>,
-    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`; empty for all.
+    /// The taint's effect: `NoSchedule` (no new pod), `PreferNoSchedule` (no new pod if another node can take it) or
+    /// `NoExecute` (running pods are evicted too); every effect if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
     pub effect: Option<String>,

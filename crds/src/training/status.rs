@@ -19,6 +19,7 @@ pub const MAX_VERSIONS: usize = 20;
 /// What became of a ModelTraining.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = crate::schema::explain_values)]
 pub struct ModelTrainingStatus {
     /// The generation of the spec that this status is about.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,7 +85,7 @@ pub struct ModelTrainingStatus {
 /// What a training is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
-    /// Its pod does not run yet.
+    /// Waiting for its pod to run.
     Pending,
     /// Reading, cleaning, splitting and converting the data.
     Preparing,

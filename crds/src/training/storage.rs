@@ -25,7 +25,9 @@ pub struct Location {
     /// `s3://bucket/path/*.csv`, `gs://…`, `az://…`, or `file:///data/…` on a mounted volume. `*` and `**` match several files.
     #[schemars(length(max = 1024), regex(pattern = "^(s3|gs|az)://[^/?#]+/.+|^file:///.+"))]
     pub uri: String,
-    /// The Secret with the credentials, by the names that the cloud's own tools use (`AWS_ACCESS_KEY_ID`, …). The default is that of `spec.storage`.
+    /// The Secret with the credentials. Its keys are environment variables such as `AWS_ACCESS_KEY_ID`,
+    /// `GOOGLE_SERVICE_ACCOUNT_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`: docs/concepts.md lists them. The default is the
+    /// Secret of `spec.storage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
@@ -46,7 +48,8 @@ pub struct Storage {
     /// The folder under which everything is written: `s3://bucket/folder`, `gs://…`, `az://…`, or `file:///storage/…` on a mounted volume.
     #[schemars(length(max = 1024), regex(pattern = "^(s3|gs|az)://[^/?#]+(/.*)?$|^file:///.+"))]
     pub uri: String,
-    /// The Secret with the credentials, by the names that the cloud's own tools use (`AWS_ACCESS_KEY_ID`, …).
+    /// The Secret with the credentials. Its keys are environment variables such as `AWS_ACCESS_KEY_ID`,
+    /// `GOOGLE_SERVICE_ACCOUNT_KEY` or `AZURE_STORAGE_ACCOUNT_NAME`: docs/concepts.md lists them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,

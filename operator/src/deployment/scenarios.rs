@@ -194,6 +194,22 @@ async fn a_new_version_gets_one_pod_beside_the_ones_that_serve() {
 }
 
 #[tokio::test]
+async fn other_credentials_of_the_training_get_one_pod_beside_the_ones_that_serve() {
+    let server = ApiServer::expecting([Step::echo("POST", WORKLOADS), status_written()]);
+    let (context, mut writers) = context(&server, 1);
+    let old = show(&context, [2, 2, 2]);
+    let mut training = training(1);
+    training.spec.storage.as_mut().unwrap().secret_name = Some("other".into());
+    writers.trainings.apply_watcher_event(&Event::Apply(training));
+    reconcile(Arc::new(digits(2, None)), context).await.unwrap();
+    let requests = server.requests().await;
+    assert_eq!(requests[0].body["spec"]["replicas"], 1);
+    let served: Vec<_> =
+        written(&requests).revisions.into_iter().map(|of| (of.name == old, of.ready_replicas)).collect();
+    assert_eq!(served, [(false, 0), (true, 2)]);
+}
+
+#[tokio::test]
 async fn a_ready_pod_of_the_new_version_takes_the_place_of_an_old_one() {
     let old = objects(1, 2).revision();
     let server = ApiServer::expecting([scaled(&old, 1), status_written()]);

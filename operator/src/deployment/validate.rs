@@ -5,7 +5,10 @@ use kube::Resource;
 use stoker_crds::{
     ModelDeployment, ModelTraining, Reason,
     deployment::{MAX_NAME, ModelSource, Server, TrainingSource, Version, status::ServedModel},
-    training::{Resources, Scheduling, Storage, status::ModelVersion},
+    training::{
+        Resources, Scheduling, Storage,
+        status::{MAX_VERSIONS, ModelVersion},
+    },
 };
 
 use crate::{Error, Result};
@@ -71,7 +74,10 @@ pub(crate) fn validate(
         return Err(invalid("spec.server.limits.timeout must be longer than 0s"));
     }
     let (model, storage) = match &spec.model {
-        ModelSource::Training(source) => published(source, training, default_storage)?,
+        ModelSource::Training(source) => {
+            let served = deployment.status.as_ref().and_then(|status| status.model.as_ref());
+            published(source, training, served, default_storage)?
+        }
         ModelSource::Artifact(source) => {
             let model =
                 ServedModel { digest: source.digest.clone(), uri: source.uri.clone(), ..ServedModel::default() };
@@ -99,10 +105,12 @@ pub(crate) fn validate(
     })
 }
 
-/// The wanted version of a training's model, and the storage that it lies in.
+/// The wanted version of a training's model, and the storage that it lies in. One that the training's bounded list has
+/// dropped is known by being `served`.
 fn published(
     source: &TrainingSource,
     training: Option<&ModelTraining>,
+    served: Option<&ServedModel>,
     default_storage: Option<&Storage>,
 ) -> Result<(ServedModel, Storage)> {
     let name = &source.name;
@@ -113,14 +121,14 @@ fn published(
         ));
     };
     let versions = training.status.as_ref().map(|status| status.versions.as_slice()).unwrap_or_default();
-    let found = match source.version {
-        Version::Latest => training.status.as_ref().and_then(|status| status.model.as_ref()),
-        Version::Number(number) => versions.iter().find(|version| version.version == number),
-    };
-    let Some(found) = found else {
+    let Some(model) = find(source, training, served) else {
         return missing(match source.version {
             Version::Latest => format!(
                 "ModelTraining '{name}' has not published a model yet; it is served as soon as it has (see: kubectl get modeltraining {name})"
+            ),
+            Version::Number(number) if is_full(versions) => format!(
+                "ModelTraining '{name}' lists no version {number} (it lists its last ones: {}): choose another in spec.model.training.version, or name the artifact of an older one in spec.model.artifact",
+                list(versions)
             ),
             Version::Number(number) => format!(
                 "ModelTraining '{name}' has no version {number} (it has: {}): choose another in spec.model.training.version, or Latest",
@@ -133,9 +141,30 @@ fn published(
             "ModelTraining '{name}' sets no spec.storage, and the operator has no default storage any more: set spec.storage of the training"
         )));
     };
-    let ModelVersion { version, uri, digest, metrics, .. } = found.clone();
-    let model = ServedModel { training: Some(name.clone()), version: Some(version), digest, uri, metrics };
     Ok((model, storage.clone()))
+}
+
+/// The wanted version as the training lists it, else as it is served.
+fn find(source: &TrainingSource, training: &ModelTraining, served: Option<&ServedModel>) -> Option<ServedModel> {
+    let status = training.status.as_ref()?;
+    let listed = match source.version {
+        Version::Latest => status.model.as_ref(),
+        Version::Number(number) => status.versions.iter().find(|version| version.version == number),
+    };
+    let is_wanted = |served: &&ServedModel| {
+        served.training.as_ref() == Some(&source.name) && served.version.map(Version::Number) == Some(source.version)
+    };
+    match listed.cloned() {
+        Some(ModelVersion { version, uri, digest, metrics, published_at: _ }) => {
+            Some(ServedModel { training: Some(source.name.clone()), version: Some(version), digest, uri, metrics })
+        }
+        None => served.filter(is_wanted).filter(|_| is_full(&status.versions)).cloned(),
+    }
+}
+
+/// Whether a training may have published more versions than it lists.
+fn is_full(versions: &[ModelVersion]) -> bool {
+    versions.len() >= MAX_VERSIONS
 }
 
 fn list(versions: &[ModelVersion]) -> String {
@@ -172,8 +201,10 @@ fn invalid(message: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use stoker_crds::ModelDeploymentStatus;
+
     use super::*;
-    use crate::deployment::fixtures::{deployment, digest, training};
+    use crate::deployment::fixtures::{deployment, digest, model, training};
 
     fn check(change: impl FnOnce(&mut ModelDeployment), training: Option<&ModelTraining>) -> Result<Validated> {
         let mut deployment = deployment();
@@ -181,7 +212,7 @@ mod tests {
         validate(&deployment, training, None, true)
     }
 
-    fn refusal(result: Result<Validated>) -> (Reason, String) {
+    fn refusal<T: std::fmt::Debug>(result: Result<T>) -> (Reason, String) {
         let error = result.unwrap_err().to_status();
         (error.reason, error.message)
     }
@@ -226,6 +257,29 @@ mod tests {
             assert_eq!(reason, Reason::ModelNotFound);
             assert!(message.contains(part), "{message}");
         }
+    }
+
+    #[test]
+    fn a_served_version_is_served_on_when_the_training_lists_it_no_longer() {
+        let mut training = training(22);
+        let versions = &mut training.status.as_mut().unwrap().versions;
+        versions.truncate(MAX_VERSIONS);
+        let pinned = |served: ServedModel, training: &ModelTraining| {
+            let pin = |deployment: &mut ModelDeployment| {
+                version(Version::Number(1))(deployment);
+                deployment.status = Some(ModelDeploymentStatus { model: Some(served), ..Default::default() });
+            };
+            check(pin, Some(training)).map(|valid| valid.model)
+        };
+        assert_eq!(pinned(model(1), &training).unwrap(), model(1));
+        let of_another = ServedModel { training: Some("wine".into()), ..model(1) };
+        for served in [model(2), of_another] {
+            let (reason, message) = refusal(pinned(served, &training));
+            assert!(reason == Reason::ModelNotFound && message.contains("spec.model.artifact"), "{message}");
+        }
+        // A training of the same name that was made anew: what served was never its own.
+        training.status.as_mut().unwrap().versions.retain(|version| version.version == 22);
+        assert_eq!(refusal(pinned(model(1), &training)).0, Reason::ModelNotFound);
     }
 
     #[test]

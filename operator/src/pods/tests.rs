@@ -107,6 +107,30 @@ fn a_container_that_was_started_again_tells_how_it_ended_last() {
 }
 
 #[test]
+fn a_pod_that_does_not_end_in_its_grace_period_is_lost_half_a_minute_later() {
+    let told_to_end = |status: Value| {
+        let mut pod = json!({"metadata": {"name": "digits-1-aaaaa"}, "spec": {"containers": [], "nodeName": "node-7"}});
+        pod["metadata"]["deletionTimestamp"] = "2027-01-15T08:02:00Z".into();
+        pod["status"] = status;
+        PodView::from(serde_json::from_value::<Pod>(pod).unwrap())
+    };
+    let running = told_to_end(json!({"phase": "Running"}));
+    assert_eq!(running.lost_at(), "2027-01-15T08:02:30Z".parse().ok());
+    assert_eq!(running.ending.unwrap().node.as_deref(), Some("node-7"));
+    assert_eq!(told_to_end(json!({"phase": "Failed"})).lost_at(), None);
+    assert_eq!(view(json!({"phase": "Running"})).lost_at(), None);
+}
+
+#[test]
+fn a_pod_ended_when_its_container_did() {
+    let mut status = ended(11, "Error", "");
+    status["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = "2027-01-15T08:00:00Z".into();
+    assert_eq!(view(status).ended_at, "2027-01-15T08:00:00Z".parse().ok());
+    assert!(view(json!({"phase": "Failed", "reason": "Evicted"})).ended_at.is_some());
+    assert_eq!(view(json!({"phase": "Running"})).ended_at, None);
+}
+
+#[test]
 fn a_trainers_pod_is_over_as_soon_as_its_container_is() {
     let ended_in = |restart_policy: &str, exit_code: i32| {
         let mut pod = json!({"metadata": {"name": "digits-1-aaaaa"}, "spec": {"containers": []}});

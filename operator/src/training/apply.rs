@@ -49,6 +49,10 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
             ))
         }
         Some(job) => {
+            if is_unable_to_start(observed) {
+                // Somebody may have deleted its configuration; one that is there is of the same run.
+                apply::create(context, &objects.config_map).await?;
+            }
             adjust(context, run, job).await?;
             Ok(Applied::Running)
         }
@@ -66,9 +70,20 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
 }
 
 async fn start(context: &Context, run: &ValidRun, objects: &Objects) -> Result<()> {
-    apply::create(context, &objects.config_map).await?;
+    settle_config(context, run, &objects.config_map).await?;
     let job = apply::create(context, &objects.job).await?;
     context.jobs.insert(run.owner.clone(), run.name.clone(), JobView::from(job));
+    Ok(())
+}
+
+/// Makes a run's configuration, in place of one that a deletion which was cut short has left: it may be of another spec,
+/// and cannot be changed.
+async fn settle_config(context: &Context, run: &ValidRun, wanted: &ConfigMap) -> Result<()> {
+    let found = apply::create(context, wanted).await?;
+    if found.data != wanted.data {
+        apply::delete::<ConfigMap>(context, &run.namespace, &run.name).await?;
+        apply::create(context, wanted).await?;
+    }
     Ok(())
 }
 
@@ -124,6 +139,11 @@ fn is_of_another_image(job: &JobView, objects: &Objects, observed: &Observed) ->
 /// so another pod publishes the same model within seconds.
 fn is_report_lost(job: &JobView, observed: &Observed) -> bool {
     job.end == Some(End::Complete) && observed.succeeded().is_none() && observed.active().is_none()
+}
+
+/// Whether a pod has a node and does not start, by what events say.
+fn is_unable_to_start(observed: &Observed) -> bool {
+    observed.obstacle.as_ref().is_some_and(|obstacle| obstacle.pod.is_some())
 }
 
 /// Whether a pod works on the run, or has just done it: then it goes on as it was started.

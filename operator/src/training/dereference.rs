@@ -70,13 +70,21 @@ impl Observed {
         self.pods.iter().rev().find(|pod| pod.is_active()).map(Arc::as_ref)
     }
 
-    /// Since when its pod should have come or gone on, if it has not.
+    /// The newest pod, if it was lost with its node.
+    pub fn lost(&self, now: Timestamp) -> Option<&PodView> {
+        self.newest().filter(|pod| pod.lost_at().is_some_and(|lost_at| lost_at <= now))
+    }
+
+    /// Since when a pod should have come or gone on, if none has.
     pub fn stuck_since(&self) -> Option<Timestamp> {
         let job = self.job.as_ref().filter(|job| job.end.is_none() && !job.is_suspended && !job.is_deleting)?;
-        match self.newest() {
-            None => Some(job.created_at),
-            Some(pod) if pod.state == State::Waiting && pod.problem.is_none() => pod.scheduled_at,
+        match self.active() {
+            Some(pod) if pod.state == State::Waiting && pod.problem.is_none() && pod.ending.is_none() => {
+                pod.scheduled_at
+            }
             Some(_) => None,
+            None if self.succeeded().is_some() => None,
+            None => self.newest().and_then(|pod| pod.ended_at).max(Some(job.begun_at)),
         }
     }
 }
@@ -90,7 +98,7 @@ pub async fn dereference(
 ) -> Observed {
     let (namespace, uid) = (training.namespace().unwrap_or_default(), training.uid().unwrap_or_default());
     let owner = Owner::training(&namespace, training.name_any());
-    let (jobs, leftovers): (Vec<_>, Vec<_>) = context.jobs.of(&owner).into_iter().partition(|job| job.training == uid);
+    let (jobs, leftovers): (Vec<_>, Vec<_>) = context.jobs.of(&owner).into_iter().partition(|job| job.is_of(training));
     let leftover = leftovers.into_iter().find(|job| job.run == run.number);
     let (mut of_run, mut older_jobs) = (None, Vec::new());
     for job in jobs {
@@ -109,7 +117,8 @@ pub async fn dereference(
     observed
 }
 
-/// Asked from time to time while the run is stuck; in between, what was answered last still holds.
+/// Asked about the pod at work, else about the Job that should create one, from time to time while the run is stuck; in
+/// between, what was answered last still holds.
 async fn obstacle(
     context: &Context,
     namespace: &str,
@@ -117,7 +126,7 @@ async fn obstacle(
     old: &ModelTrainingStatus,
 ) -> Option<StatusError> {
     let since = observed.stuck_since()?;
-    let pod = observed.newest();
+    let pod = observed.active();
     let is_known =
         |error: &&StatusError| events::tell_of(error.reason) && error.pod.as_ref() == pod.map(|pod| &pod.name);
     let known = old.error.as_ref().filter(is_known).cloned();
@@ -139,6 +148,10 @@ async fn log_tail(
     old: &ModelTrainingStatus,
 ) -> Option<LogTail> {
     let pod = observed.newest_failed().filter(|pod| pod.problem.as_ref().is_some_and(|problem| problem.needs_log))?;
+    // What stops the run now is told first.
+    if observed.obstacle.is_some() {
+        return None;
+    }
     if old.error.as_ref().is_some_and(|error| error.pod.as_deref() == Some(&pod.name)) {
         return None;
     }

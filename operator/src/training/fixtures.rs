@@ -60,6 +60,7 @@ pub(crate) fn pod(name: &str, state: State, age: i64) -> PodView {
         run: Some(1),
         created_at,
         running_since: Some(created_at),
+        ended_at: state.has_ended().then_some(now()),
         state,
         ..PodView::default()
     }
@@ -115,7 +116,7 @@ pub(crate) fn job(end: Option<End>, age: i64) -> JobView {
         run: 1,
         digest: Run::of(&training()).unwrap().digest.to_string(),
         image: Some(settings().trainer_image),
-        created_at: now() - SignedDuration::from_secs(age),
+        begun_at: now() - SignedDuration::from_secs(age),
         is_suspended: false,
         is_deleting: false,
         retries: Some(3),

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
+use stoker_crds::ModelTraining;
 
 use crate::labels;
 
@@ -20,8 +21,8 @@ pub struct JobView {
     pub digest: String,
     /// The image that it was made with.
     pub image: Option<String>,
-    /// When it was created.
-    pub created_at: Timestamp,
+    /// Since when it may have a pod: it was created, or is held back no longer.
+    pub begun_at: Timestamp,
     /// Whether it is held back.
     pub is_suspended: bool,
     /// Whether it was told to go.
@@ -48,10 +49,18 @@ pub enum End {
     },
 }
 
+impl JobView {
+    /// Whether it is a Job of that training, and not of a deleted one of the same name.
+    pub fn is_of(&self, training: &ModelTraining) -> bool {
+        training.metadata.uid.as_ref() == Some(&self.training)
+    }
+}
+
 impl From<Job> for JobView {
     fn from(job: Job) -> Self {
         let (meta, spec) = (job.metadata, job.spec.unwrap_or_default());
-        let conditions = job.status.unwrap_or_default().conditions.unwrap_or_default();
+        let status = job.status.unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
         let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key).cloned());
         let (digest, image) = (annotation(labels::DIGEST_ANNOTATION), annotation(labels::IMAGE_ANNOTATION));
         let label = |key: &str| meta.labels.as_ref().and_then(|labels| labels.get(key));
@@ -73,7 +82,8 @@ impl From<Job> for JobView {
             run: run.unwrap_or(0),
             digest: digest.unwrap_or_default(),
             image,
-            created_at: meta.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            // Kubernetes sets the start anew when a Job is held back no longer.
+            begun_at: status.start_time.or(meta.creation_timestamp).map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             is_suspended: spec.suspend.unwrap_or(false),
             is_deleting: meta.deletion_timestamp.is_some(),
             retries: spec.backoff_limit,

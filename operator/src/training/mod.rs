@@ -52,7 +52,7 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
 
     // A Job that was just made, or deleted, is part of what is observed.
     let owner = Owner::training(&namespace, &name);
-    let job = context.jobs.get(&owner, &run.name(&name)).filter(|job| Some(&job.training) == training.uid().as_ref());
+    let job = context.jobs.get(&owner, &run.name(&name)).filter(|job| job.is_of(&training));
     let observed = Observed { job, ..observed };
     let facts = status::Facts {
         generation: training.metadata.generation,

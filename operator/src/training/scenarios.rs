@@ -2,26 +2,31 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, training::status::Phase};
 
 use super::{
+    build::{Objects, build},
     dereference::Observed,
     fixtures,
     job::{End, JobView},
     reconcile,
     run::Run,
     status,
+    validate::validate,
 };
 use crate::{
     error::Error,
     labels::Owner,
+    pods::{PodView, State},
     testing::{ApiServer, Seen, Step},
 };
 
 const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/team/networkpolicies/stoker-trainers";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/team/configmaps";
 const JOBS: &str = "/apis/batch/v1/namespaces/team/jobs";
+const CORE_EVENTS: &str = "/api/v1/namespaces/team/events";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 const STATUS: &str = "/apis/stoker.dev/v1alpha1/namespaces/team/modeltrainings/digits/status";
 
@@ -29,6 +34,13 @@ const STATUS: &str = "/apis/stoker.dev/v1alpha1/namespaces/team/modeltrainings/d
 fn written(requests: &[Seen]) -> ModelTrainingStatus {
     let last = requests.iter().rev().find(|request| request.path == STATUS).unwrap();
     serde_json::from_value(last.body["status"].clone()).unwrap()
+}
+
+/// What the first run of the training needs.
+fn objects() -> Objects {
+    let (training, settings) = (fixtures::training(), fixtures::settings());
+    let run = validate(&training, &Run::of(&training).unwrap(), &settings).unwrap();
+    build(&run, &settings).unwrap()
 }
 
 /// The API server's answer to the write of a status.
@@ -89,6 +101,80 @@ async fn a_run_whose_pod_has_not_started_is_started_with_the_image_of_an_upgrade
     context.jobs.insert(owner, "digits-1".into(), before);
     reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
     server.requests().await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_left_of_another_spec_is_replaced() {
+    let mut left = serde_json::to_value(objects().config_map).unwrap();
+    left["data"]["config.json"] = "{}".into();
+    let server = ApiServer::expecting([
+        Step::echo("PATCH", POLICY),
+        Step::refuse("POST", CONFIG_MAPS, 409, "AlreadyExists", "configmaps \"digits-1\" already exists"),
+        Step::get(format!("{CONFIG_MAPS}/digits-1"), left),
+        Step::echo("DELETE", format!("{CONFIG_MAPS}/digits-1")),
+        Step::echo("POST", CONFIG_MAPS),
+        Step::echo("POST", JOBS),
+        status_written(),
+    ]);
+    let (context, _writers) = server.context();
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
+    server.requests().await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_was_deleted_is_made_again_for_a_pod_that_waits_for_it() {
+    let missing = json!({"apiVersion": "v1", "kind": "EventList", "items": [{
+        "metadata": {"name": "digits-1-aaaaa.1", "namespace": "team"},
+        "involvedObject": {"kind": "Pod", "name": "digits-1-aaaaa"},
+        "type": "Warning", "reason": "FailedMount",
+        "message": "MountVolume.SetUp failed for volume \"config\" : configmap \"digits-1\" not found",
+    }]});
+    let server = ApiServer::expecting([
+        Step::get(CORE_EVENTS, missing),
+        Step::echo("PATCH", POLICY),
+        Step::echo("POST", CONFIG_MAPS),
+        status_written(),
+        Step::echo("POST", EVENTS),
+    ]);
+    let (context, _writers) = server.context();
+    let owner = Owner::training("team", "digits");
+    context.jobs.insert(owner.clone(), "digits-1".into(), fixtures::job(None, 60));
+    let pod = fixtures::pod("digits-1-aaaaa", State::Waiting, 60);
+    let (training, scheduled_at) = (fixtures::training().metadata.uid, Some(pod.created_at));
+    let pod = PodView { training, scheduled_at, running_since: None, ..pod };
+    context.pods.insert(owner, pod.name.clone(), pod);
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
+    let error = written(&server.requests().await).error.unwrap();
+    assert_eq!((error.reason, error.pod.as_deref()), (Reason::PodFailed, Some("digits-1-aaaaa")));
+}
+
+#[tokio::test]
+async fn a_pod_that_is_refused_after_one_that_failed_is_explained_by_the_jobs_events() {
+    let refused = json!({"apiVersion": "v1", "kind": "EventList", "items": [{
+        "metadata": {"name": "digits-1.1", "namespace": "team"},
+        "involvedObject": {"kind": "Job", "name": "digits-1"},
+        "type": "Warning", "reason": "FailedCreate",
+        "message": "pods \"digits-1-bbbbb\" is forbidden: exceeded quota: gpus",
+    }]});
+    let server = ApiServer::expecting([
+        Step::get(CORE_EVENTS, refused),
+        Step::echo("PATCH", POLICY),
+        status_written(),
+        Step::echo("POST", EVENTS),
+    ]);
+    let (context, _writers) = server.context();
+    let owner = Owner::training("team", "digits");
+    context.jobs.insert(owner.clone(), "digits-1".into(), fixtures::job(None, 60));
+    let failed = PodView {
+        training: fixtures::training().metadata.uid,
+        ended_at: Some(fixtures::now() - SignedDuration::from_secs(20)),
+        ..fixtures::failed_pod("digits-1-aaaaa", Reason::OutOfMemory, 137, 50)
+    };
+    context.pods.insert(owner, failed.name.clone(), failed);
+    reconcile(Arc::new(fixtures::training()), Arc::new(context)).await.unwrap();
+    let error = written(&server.requests().await).error.unwrap();
+    assert_eq!(error.reason, Reason::PodRefused);
+    assert!(error.message.contains("exceeded quota"), "{}", error.message);
 }
 
 #[tokio::test]

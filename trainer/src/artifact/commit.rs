@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectStoreExt, PutMode, PutOptions, WriteMultipart, path::Path};
+use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutOptions, PutResult, path::Path};
 use stoker_crds::artifact::{FORMAT, MANIFEST, Manifest, ManifestFile};
 
 use super::{ArtifactError, CONCURRENCY, MAX_MANIFEST_BYTES, digest, get, read, sha256};
@@ -10,6 +10,8 @@ use crate::storage::{Folder, StorageError};
 
 /// Files longer than this are written in parts: stores bound the size of a single put.
 const MULTIPART_BYTES: usize = 64 << 20;
+/// Bytes of a part. Some stores want all of the same size, and none takes more than 10,000.
+pub(super) const PART_BYTES: usize = 8 << 20;
 
 /// Files that are to be one artifact.
 pub(super) struct Package {
@@ -35,9 +37,13 @@ impl Package {
         Ok(Self { files, manifest, digest })
     }
 
-    pub(super) async fn write(self, folder: &Folder) -> Result<String, ArtifactError> {
-        stream::iter(self.files)
-            .map(|(name, bytes)| async move { put(&folder.join(&name), bytes).await })
+    pub(super) async fn write(mut self, folder: &Folder) -> Result<String, ArtifactError> {
+        // The files of an artifact that is there are left as they are.
+        if let Some(manifest) = committed(folder).await? {
+            return self.compare(folder, &manifest);
+        }
+        stream::iter(std::mem::take(&mut self.files))
+            .map(|(name, bytes)| put(folder.join(&name), bytes))
             .buffer_unordered(CONCURRENCY)
             .try_collect::<()>()
             .await?;
@@ -48,10 +54,18 @@ impl Package {
         };
         // A create whose reply was lost fails when it is tried again: what is there now decides.
         match committed(folder).await {
-            Ok(Some(manifest)) if manifest == self.manifest => Ok(self.digest),
-            Ok(Some(_)) => Err(ArtifactError::Conflict { uri: folder.uri.clone() }),
+            Ok(Some(manifest)) => self.compare(folder, &manifest),
             Ok(None) | Err(_) => Err(file.error(error).into()),
         }
+    }
+
+    /// The digest, if what is committed is this package.
+    fn compare(self, folder: &Folder, committed: &[u8]) -> Result<String, ArtifactError> {
+        if self.manifest == committed {
+            return Ok(self.digest);
+        }
+        let run = serde_json::from_slice(committed).ok().and_then(|manifest: Manifest| manifest.run);
+        Err(ArtifactError::Conflict { uri: folder.uri.clone(), run })
     }
 }
 
@@ -94,18 +108,33 @@ async fn delete(folder: &Folder, path: &Path) -> Result<(), ArtifactError> {
     }
 }
 
-async fn put(file: &Folder, bytes: Bytes) -> Result<(), ArtifactError> {
+async fn put(file: Folder, bytes: Bytes) -> Result<(), ArtifactError> {
     let written = if bytes.len() <= MULTIPART_BYTES {
         file.store.put(&file.path, bytes.into()).await
     } else {
         match file.store.put_multipart(&file.path).await {
-            Ok(upload) => {
-                let mut write = WriteMultipart::new(upload);
-                write.put(bytes);
-                write.finish().await
-            }
+            Ok(mut upload) => put_in_parts(&mut *upload, &bytes).await,
             Err(error) => Err(error),
         }
     };
     written.map(drop).map_err(|error| file.error(error).into())
+}
+
+/// Sends a few parts at a time; of an upload that fails nothing is left, as far as the storage still answers.
+pub(super) async fn put_in_parts(upload: &mut dyn MultipartUpload, bytes: &Bytes) -> object_store::Result<PutResult> {
+    let parts = (0..bytes.len()).step_by(PART_BYTES).map(|start| {
+        let end = bytes.len().min(start + PART_BYTES);
+        upload.put_part(bytes.slice(start..end).into())
+    });
+    let sent = stream::iter(parts).buffer_unordered(CONCURRENCY).try_collect::<()>().await;
+    let written = match sent {
+        Ok(()) => upload.complete().await,
+        Err(error) => Err(error),
+    };
+    if written.is_err()
+        && let Err(error) = upload.abort().await
+    {
+        tracing::debug!(%error, "the parts of a failed upload could not be removed");
+    }
+    written
 }

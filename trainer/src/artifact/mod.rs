@@ -31,7 +31,7 @@ use crate::{
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// The largest artifact that is read into memory, in bytes.
 const MAX_ARTIFACT_BYTES: u64 = 16 << 30;
-/// Files that are read or written at the same time.
+/// Files, and parts of a file, that are read or written at the same time.
 const CONCURRENCY: usize = 4;
 
 /// An artifact's files, verified.
@@ -92,6 +92,8 @@ pub enum ArtifactError {
     Conflict {
         /// The folder.
         uri: String,
+        /// The run that committed it, if it is a checkpoint.
+        run: Option<String>,
     },
     /// The artifact would not fit the memory.
     #[error("{uri} is {size} bytes large; at most {MAX_ARTIFACT_BYTES} bytes are read")]

@@ -1,13 +1,18 @@
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload, PutResult, UploadPart};
 use serde_json::{Value, json};
 use stoker_crds::{Reason, artifact::MANIFEST};
 use tempfile::TempDir;
 
 use super::{
-    ArtifactError, commit,
+    ArtifactError, CONCURRENCY, commit,
+    commit::{PART_BYTES, put_in_parts},
     faulty::{Fault, Faulty, Operation},
     open, remove, sha256,
 };
@@ -67,6 +72,70 @@ async fn committing_the_same_again_changes_nothing_and_other_content_is_refused(
     let error = commit(&folder, None, other).await.unwrap_err();
     assert!(matches!(error, ArtifactError::Conflict { .. }), "{error}");
     assert!(open(&folder, Some(&digest)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_second_writer_leaves_the_files_of_an_artifact_as_they_are() {
+    let folder = healthy();
+    let digest = commit(&folder, Some("1-ab"), files()).await.unwrap();
+    let other = vec![("a.bin".to_owned(), Bytes::from_static(b"other"))];
+    let error = commit(&folder, Some("2-ab"), other).await.unwrap_err();
+    assert!(matches!(error, ArtifactError::Conflict { run: Some(run), .. } if run == "1-ab"));
+    open(&folder, Some(&digest)).await.unwrap();
+}
+
+/// An upload that counts its parts.
+#[derive(Debug, Default)]
+struct Upload {
+    parts: usize,
+    in_flight: Arc<AtomicUsize>,
+    most_in_flight: Arc<AtomicUsize>,
+    /// The part that fails.
+    failing: Option<usize>,
+    is_complete: bool,
+    is_aborted: bool,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, _: PutPayload) -> UploadPart {
+        self.parts += 1;
+        let fails = self.failing == Some(self.parts);
+        let (in_flight, most) = (Arc::clone(&self.in_flight), Arc::clone(&self.most_in_flight));
+        Box::pin(async move {
+            most.fetch_max(in_flight.fetch_add(1, Relaxed) + 1, Relaxed);
+            // Others may begin meanwhile.
+            tokio::task::yield_now().await;
+            in_flight.fetch_sub(1, Relaxed);
+            let lost = || object_store::Error::Generic { store: "Upload", source: "connection reset".into() };
+            if fails { Err(lost()) } else { Ok(()) }
+        })
+    }
+
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        self.is_complete = true;
+        Ok(PutResult { e_tag: None, version: None })
+    }
+
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.is_aborted = true;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_large_file_is_sent_a_few_parts_at_a_time() {
+    let mut upload = Upload::default();
+    put_in_parts(&mut upload, &vec![0; 10 * PART_BYTES + 1].into()).await.unwrap();
+    assert_eq!((upload.parts, upload.most_in_flight.load(Relaxed)), (11, CONCURRENCY));
+    assert!(upload.is_complete && !upload.is_aborted);
+}
+
+#[tokio::test]
+async fn an_upload_of_which_a_part_fails_is_aborted() {
+    let mut upload = Upload { failing: Some(10), ..Upload::default() };
+    put_in_parts(&mut upload, &vec![0; 10 * PART_BYTES].into()).await.unwrap_err();
+    assert!(upload.is_aborted && !upload.is_complete);
 }
 
 #[tokio::test]

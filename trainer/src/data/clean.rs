@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::{
-    arrow::record_batch::RecordBatch,
+    arrow::{array::UInt32Array, compute::take_record_batch, error::ArrowError, record_batch::RecordBatch},
     catalog::streaming::StreamingTable,
     error::DataFusionError,
     execution::SendableRecordBatchStream,
@@ -64,7 +64,7 @@ async fn cleaned(
         true => rows.distinct()?,
         false => rows.repartition(Partitioning::RoundRobinBatch(partitions))?,
     };
-    let rows = apply_rules(context, rows, rules, tally).await?;
+    let rows = apply_rules(context, rows, rules, cleaning.drop_duplicates, tally).await?;
     let order = cleaning.time.iter().map(String::as_str).chain([ORDER]);
     rows.sort(order.map(|name| ident(name).sort(true, false)).collect())?.execute_stream().await
 }
@@ -73,6 +73,7 @@ async fn apply_rules(
     context: &SessionContext,
     rows: DataFrame,
     rules: Rules,
+    are_slices: bool,
     tally: &Arc<Tally>,
 ) -> Result<DataFrame, DataFusionError> {
     let schema = Arc::clone(&rules.schema);
@@ -84,6 +85,7 @@ async fn apply_rules(
             let (rules, tally) = (Arc::clone(&rules), Arc::clone(&tally));
             let apply = move |batch: RecordBatch| {
                 tally.count_distinct(batch.num_rows());
+                let batch = if are_slices { copied(&batch)? } else { batch };
                 let kept = rules.apply(batch).map_err(|error| tally.fail(error))?;
                 tally.count_dropped(kept.require, kept.missing);
                 Ok(kept.batch)
@@ -93,6 +95,11 @@ async fn apply_rules(
     };
     let partitions = (0..plan.output_partitioning().partition_count()).map(partition).collect();
     context.read_table(Arc::new(StreamingTable::try_new(schema, partitions)?))
+}
+
+/// A batch of its own. What drops duplicates gives slices of one large batch, each of which the sort would count whole.
+fn copied(slice: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    take_record_batch(slice, &UInt32Array::from_iter_values(0..slice.num_rows() as u32))
 }
 
 async fn stage(

@@ -2,7 +2,7 @@
 //!
 //! Parquet says it; of CSV and JSON lines, the first rows do: [`SAMPLED_FILES`] files, of each the first batch or the
 //! lines of its first mebibyte. A value further down that does not fit what they say is an error that names it, never a
-//! silent null.
+//! silent null; in a column of texts, any value is its text.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -131,16 +131,22 @@ impl Discovery {
         self.index.get(name).map(|&index| &self.columns[index].1)
     }
 
-    /// The schema by which JSON lines are read; `cast` says what is meant where nothing was found.
+    /// The schema by which JSON lines are read. What `cast` names is read as text, of which every value can then be
+    /// taken as what is meant, or named if it is not.
     pub(super) fn json_schema(&self, cast: impl Fn(&str) -> Option<ColumnType>) -> SchemaRef {
         let field = |(name, found): &(String, Found)| {
-            let kind = match found {
-                Found::Nothing => cast(name).unwrap_or(ColumnType::Number),
-                Found::Values(kind) => *kind,
-                Found::Unusable(_) => return None,
-                Found::Mixed { .. } => ColumnType::Text,
+            let read_as = match (found, cast(name)) {
+                (Found::Unusable(_), _) => return None,
+                // Numbers stand for booleans and times, and booleans for numbers; their texts do not.
+                (Found::Values(found @ (ColumnType::Number | ColumnType::Boolean)), Some(cast))
+                    if cast != *found && cast != ColumnType::Text =>
+                {
+                    *found
+                }
+                (_, Some(_)) | (Found::Mixed { .. } | Found::Values(ColumnType::Timestamp), None) => ColumnType::Text,
+                (Found::Values(found), None) => *found,
+                (Found::Nothing, None) => ColumnType::Number,
             };
-            let read_as = if kind == ColumnType::Timestamp { ColumnType::Text } else { kind };
             Some(Field::new(name, convert::arrow_type(read_as), true))
         };
         Arc::new(Schema::new(self.columns.iter().filter_map(field).collect::<Vec<_>>()))

@@ -89,10 +89,6 @@ impl DataError {
 
     /// A failure to work on what was read: of the scratch folder, of memory, or a defect.
     pub(super) fn working(scratch: &Scratch, error: DataFusionError) -> Self {
-        // The disk manager's words where what is spilled exceeds the folder's room; the error is of no kind of its own.
-        if chain(&error).contains("used disk space during the spilling") {
-            return Self::DiskFull { folder: scratch.folder().display().to_string(), source: error.into() };
-        }
         if let DataFusionError::ResourcesExhausted(text) = error.find_root() {
             return Self::InvalidConfig(format!(
                 "the memory does not suffice to sort the data ({text}): raise spec.resources.memory"

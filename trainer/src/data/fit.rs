@@ -292,10 +292,11 @@ async fn median(context: &SessionContext, train: &Staged, name: &str, count: u64
         let present = table(context, train)?.select(vec![ident(name)])?.filter(ident(name).is_not_null())?;
         present.sort(vec![ident(name).sort(true, false)])?.execute_stream().await
     };
-    let mut sorted = query.await.map_err(DataError::internal)?;
+    let failed = |error| DataError::working(train.scratch(), error);
+    let mut sorted = query.await.map_err(failed)?;
     let middle = [(count - 1) / 2, count / 2];
     let (mut passed, mut sum) = (0, 0.0);
-    while let Some(batch) = sorted.try_next().await.map_err(DataError::internal)? {
+    while let Some(batch) = sorted.try_next().await.map_err(failed)? {
         let values = batch.column(0).as_primitive::<Float64Type>();
         let rows = values.len() as u64;
         sum += middle
@@ -318,10 +319,50 @@ async fn most_frequent(context: &SessionContext, train: &Staged, name: &str) -> 
             counted.sort(vec![ident(rows).sort(false, false), ident(name).sort(true, false)])?.limit(0, Some(1))?;
         first.collect().await
     };
-    let found = query.await.map_err(DataError::internal)?;
+    let found = query.await.map_err(|error| DataError::working(train.scratch(), error))?;
     let value = found
         .iter()
         .find(|batch| batch.num_rows() > 0)
         .map(|batch| batch.column(0).as_primitive::<Float64Type>().value(0));
     value.ok_or_else(|| DataError::internal(format!("no value of '{name}' was found again")))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::{
+        array::Float64Array,
+        datatypes::{DataType, Field, Schema},
+    };
+    use stoker_crds::Reason;
+
+    use super::*;
+    use crate::data::session::{self, Limits};
+
+    /// A column `x` of so many batches of 10,000 numbers.
+    fn numbers(scratch: &Scratch, batches: u32) -> Staged {
+        let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Float64, true)]));
+        let mut writer = StagedWriter::new(scratch, Arc::clone(&schema)).unwrap();
+        for batch in 0..batches {
+            let numbers = Float64Array::from_iter_values((0..10_000).map(|row| f64::from(batch * 10_000 + row)));
+            writer.write(&RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers)]).unwrap()).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_fill_that_finds_too_little_memory_or_disk_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let train = numbers(&Scratch::unlimited(folder.path()), 200);
+        for (memory, disk, reason) in
+            [(1 << 20, u64::MAX, Reason::InvalidConfig), (24 << 20, 1 << 20, Reason::DiskFull)]
+        {
+            let limits = Limits { partitions: 1, memory, rows_in_memory: 0 };
+            let context = session::session(&Scratch::new(folder.path(), disk), limits).unwrap();
+            let error = median(&context, &train, "x", 2_000_000).await.unwrap_err();
+            assert_eq!(error.reason(), reason, "{error}");
+        }
+        let context =
+            session::session(train.scratch(), Limits { partitions: 1, memory: 24 << 20, rows_in_memory: 0 }).unwrap();
+        assert_eq!(median(&context, &train, "x", 2_000_000).await.unwrap(), 999_999.5);
+    }
 }

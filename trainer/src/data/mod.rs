@@ -15,6 +15,7 @@ mod encoding;
 mod error;
 mod fit;
 mod glob;
+mod memory;
 mod partition;
 mod pipeline;
 mod preprocessor;
@@ -25,11 +26,13 @@ mod scan;
 mod scratch;
 mod session;
 mod source;
+mod spill;
 mod split;
 mod staging;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::time::Duration;
 

@@ -106,7 +106,7 @@ impl<'a> Pipeline<'a> {
         let predicates = Predicate::parse(&context, data, &found)?;
         let in_predicates: BTreeSet<String> = predicates.iter().flat_map(Predicate::columns).collect();
         let columns = Columns::resolve(data, self.task, &found, &in_predicates)?;
-        let context = session::for_columns(&context, columns.all().count());
+        let context = session::for_columns(&context, limits, columns.all().count());
         let rules = Rules::new(&context, predicates, &columns, data)?;
         let cast = |name: &str| data.cast.get(name).copied();
         let reader = Arc::new(Reader::new(scanner.within(&context), files, &found, &columns, cast, limits.partitions)?);

@@ -4,28 +4,30 @@ use std::{collections::BTreeSet, io::Cursor, sync::Arc};
 
 use datafusion::{
     arrow::{
-        csv::reader::Format as CsvHeader,
+        csv::{self, reader::Format as CsvHeader},
         datatypes::{DataType, Field, Schema, SchemaRef},
+        json,
+        record_batch::RecordBatch,
     },
     datasource::{
-        file_format::{
-            FileFormat, csv::CsvFormat, file_compression_type::FileCompressionType, json::JsonFormat,
-            parquet::ParquetFormat,
-        },
+        file_format::{FileFormat, parquet::ParquetFormat},
         listing::PartitionedFile,
         object_store::ObjectStoreUrl,
         physical_plan::FileScanConfigBuilder,
         table_schema::TableSchema,
     },
     error::DataFusionError,
-    execution::SendableRecordBatchStream,
     prelude::SessionContext,
 };
-use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
+use futures::{StreamExt, stream::BoxStream};
 use stoker_crds::training::data::{Csv, Format};
+use tokio::io::AsyncBufReadExt;
 
-use super::{DataError, source::SourceFile};
+use super::{
+    DataError,
+    source::SourceFile,
+    text::{self, Decoder},
+};
 
 /// Bytes from the start of a text file that hold its header or the sample of its lines; more if no line ends in them.
 const HEAD: usize = 1 << 20;
@@ -57,21 +59,6 @@ impl Scanner {
     /// The same within another session.
     pub(super) fn within(self, context: &SessionContext) -> Self {
         Self { context: context.clone(), ..self }
-    }
-
-    fn file_format(&self, compression: FileCompressionType) -> Arc<dyn FileFormat> {
-        match self.format {
-            // A value in quotes may hold a line break, so a file is not cut at line breaks to be read in parallel.
-            Format::Csv => Arc::new(
-                CsvFormat::default()
-                    .with_has_header(self.csv.header)
-                    .with_delimiter(self.delimiter())
-                    .with_newlines_in_values(true)
-                    .with_file_compression_type(compression),
-            ),
-            Format::JsonLines => Arc::new(JsonFormat::default().with_file_compression_type(compression)),
-            Format::Parquet => Arc::new(ParquetFormat::default()),
-        }
     }
 
     fn delimiter(&self) -> u8 {
@@ -107,22 +94,24 @@ impl Scanner {
 
     /// The uncompressed start of a text file: whole lines, at least one.
     pub(super) async fn head(&self, file: &SourceFile) -> Result<Vec<u8>, DataError> {
-        let folder = &file.folder;
-        let bytes = folder.store.get(&folder.path).await.map_err(|error| folder.error(error))?.into_stream();
-        let bytes = bytes.map_err(DataFusionError::from).boxed();
         let failed = |error| DataError::reading(file, 0, error);
-        let mut bytes = compression(file.uri()).convert_stream(bytes).map_err(failed)?;
+        let mut text = text::open(file).await.map_err(failed)?;
         let mut head = Vec::new();
-        while let Some(chunk) = bytes.try_next().await.map_err(failed)? {
-            head.extend_from_slice(&chunk);
+        loop {
+            let piece = text.fill_buf().await.map_err(|error| failed(error.into()))?;
+            let read = piece.len();
+            head.extend_from_slice(piece);
+            text.consume(read);
+            if read == 0 {
+                return Ok(head);
+            }
             if head.len() >= HEAD
                 && let Some(end) = head.iter().rposition(|byte| *byte == b'\n')
             {
                 head.truncate(end + 1);
-                break;
+                return Ok(head);
             }
         }
-        Ok(head)
     }
 
     /// The rows of a file, its columns as `schema` says, of which only those of `projection` are read.
@@ -131,24 +120,42 @@ impl Scanner {
         file: &SourceFile,
         schema: &SchemaRef,
         projection: Vec<usize>,
-    ) -> Result<SendableRecordBatchStream, DataFusionError> {
-        let context = &self.context;
-        let format = self.file_format(compression(file.uri()));
+    ) -> Result<BoxStream<'static, Result<RecordBatch, DataFusionError>>, DataFusionError> {
+        let batch_size = self.context.copied_config().batch_size();
+        let decoder = match self.format {
+            Format::Parquet => return self.parquet_rows(file, schema, projection).await,
+            Format::Csv => Decoder::Csv(Box::new(
+                csv::ReaderBuilder::new(Arc::clone(schema))
+                    .with_header(self.csv.header)
+                    .with_delimiter(self.delimiter())
+                    .with_batch_size(batch_size)
+                    .with_projection(projection)
+                    .build_decoder(),
+            )),
+            // Of a column that is read as text, numbers and booleans are the text that stands there.
+            Format::JsonLines => Decoder::Json(
+                json::ReaderBuilder::new(Arc::new(schema.project(&projection)?))
+                    .with_coerce_primitive(true)
+                    .with_batch_size(batch_size)
+                    .build_decoder()?,
+            ),
+        };
+        Ok(text::batches(text::open(file).await?, decoder))
+    }
+
+    async fn parquet_rows(
+        &self,
+        file: &SourceFile,
+        schema: &SchemaRef,
+        projection: Vec<usize>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, DataFusionError>>, DataFusionError> {
+        let (context, format) = (&self.context, ParquetFormat::default());
         let source = format.file_source(TableSchema::from(Arc::clone(schema)));
         let config = FileScanConfigBuilder::new(self.store.clone(), source)
             .with_file(PartitionedFile::new_from_meta(file.meta.clone()))
             .with_projection_indices(Some(projection))?
             .build();
-        format.create_physical_plan(&context.state(), config).await?.execute(0, context.task_ctx())
-    }
-}
-
-fn compression(uri: &str) -> FileCompressionType {
-    match uri.rsplit('.').next() {
-        Some("gz") => FileCompressionType::GZIP,
-        Some("bz2") => FileCompressionType::BZIP2,
-        Some("xz") => FileCompressionType::XZ,
-        Some("zst") => FileCompressionType::ZSTD,
-        _ => FileCompressionType::UNCOMPRESSED,
+        let plan = format.create_physical_plan(&context.state(), config).await?;
+        Ok(plan.execute(0, context.task_ctx())?.boxed())
     }
 }

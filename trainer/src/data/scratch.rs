@@ -39,11 +39,6 @@ impl Scratch {
         &self.folder
     }
 
-    /// Bytes that may lie in it.
-    pub(super) fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Makes the folder.
     pub(super) fn create(&self) -> Result<(), DataError> {
         fs::create_dir_all(&self.folder).map_err(|error| DataError::scratch(self, error))
@@ -51,7 +46,11 @@ impl Scratch {
 
     /// A new file without a name.
     pub(super) fn file(&self) -> io::Result<ScratchFile> {
-        Ok(ScratchFile { file: tempfile::tempfile_in(&self.folder)?, scratch: self.clone(), written: 0 })
+        Ok(ScratchFile {
+            file: tempfile::tempfile_in(&self.folder)?,
+            scratch: self.clone(),
+            written: AtomicU64::new(0),
+        })
     }
 
     /// Takes room for so many bytes more.
@@ -68,7 +67,7 @@ impl Scratch {
 pub(super) struct ScratchFile {
     file: File,
     scratch: Scratch,
-    written: u64,
+    written: AtomicU64,
 }
 
 impl ScratchFile {
@@ -81,13 +80,24 @@ impl ScratchFile {
     pub(super) fn scratch(&self) -> &Scratch {
         &self.scratch
     }
+
+    /// How many bytes were written to it.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Writes at its end.
+    pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        let more = bytes.len() as u64;
+        self.scratch.take(more)?;
+        self.written.fetch_add(more, Ordering::Relaxed);
+        (&self.file).write_all(bytes)
+    }
 }
 
 impl Write for ScratchFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.scratch.take(bytes.len() as u64)?;
-        self.written += bytes.len() as u64;
-        self.file.write_all(bytes)?;
+        self.append(bytes)?;
         Ok(bytes.len())
     }
 
@@ -98,7 +108,7 @@ impl Write for ScratchFile {
 
 impl Drop for ScratchFile {
     fn drop(&mut self) {
-        self.scratch.used.fetch_sub(self.written, Ordering::Relaxed);
+        self.scratch.used.fetch_sub(self.written(), Ordering::Relaxed);
     }
 }
 

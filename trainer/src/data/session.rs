@@ -3,30 +3,25 @@
 use std::{fs, sync::Arc};
 
 use datafusion::{
-    execution::{
-        disk_manager::{DiskManagerBuilder, DiskManagerMode},
-        memory_pool::FairSpillPool,
-        runtime_env::RuntimeEnvBuilder,
-    },
+    execution::{disk_manager::DiskManagerBuilder, runtime_env::RuntimeEnvBuilder},
     prelude::{SessionConfig, SessionContext},
 };
 
-use super::{DataError, scratch::Scratch};
+use super::{DataError, memory::HalvedPool, scratch::Scratch};
 
 /// The least memory for sorting and for duplicates, in bytes.
 pub(super) const MIN_MEMORY: u64 = 64 << 20;
 /// Where the container's limit stands, in the second and the first version of control groups.
-const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+const CGROUP_MEMORY_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 /// The memory where the machine does not say how much there is, in bytes.
 const DEFAULT_MEMORY: u64 = 1 << 30;
-
-/// The most memory that a partition keeps free to merge what it spilled, in bytes.
-const MAX_MERGE_MEMORY: usize = 10 << 20;
 
 /// The most rows of a batch.
 const MAX_BATCH_ROWS: usize = 8192;
 /// About how many values a batch holds, so that rows with many columns come in batches of fewer rows.
 const BATCH_VALUES: usize = 1 << 18;
+/// How long a row may well be, in bytes. Where there is little memory, batches of such rows are small against it.
+const ROW_BYTES: usize = 8 << 10;
 
 /// How much of the machine the preparation takes.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +38,24 @@ impl Limits {
     /// Half the memory that the container or the machine has, and all its processors.
     pub(super) fn of_machine() -> Self {
         let read = |path: &str| fs::read_to_string(path).ok();
-        let memory = memory(LIMITS.iter().find_map(|path| read(path)).as_deref(), read("/proc/meminfo").as_deref());
+        let cgroup = CGROUP_MEMORY_LIMITS.iter().find_map(|path| read(path));
+        let memory = memory(cgroup.as_deref(), read("/proc/meminfo").as_deref());
         Self {
             partitions: std::thread::available_parallelism().map_or(1, usize::from),
             memory: (memory / 2).max(MIN_MEMORY),
             rows_in_memory: super::rows::MAX_IN_MEMORY,
         }
+    }
+
+    fn memory(self) -> usize {
+        usize::try_from(self.memory).unwrap_or(usize::MAX)
+    }
+
+    /// The rows of a batch of so many columns. A partition works in up to four steps at a time that spill, each of which
+    /// must hold a batch and its copy in its share of half the memory.
+    fn batch_rows(self, columns: usize) -> usize {
+        let by_memory = self.memory() / 8 / self.partitions.max(1) / ROW_BYTES;
+        (BATCH_VALUES / columns.max(1)).min(by_memory).clamp(64, MAX_BATCH_ROWS)
     }
 }
 
@@ -64,29 +71,26 @@ fn memory(cgroup: Option<&str>, meminfo: Option<&str>) -> u64 {
 /// A session whose temporary files lie in `scratch`. SQL takes column names as they are written.
 pub(super) fn session(scratch: &Scratch, limits: Limits) -> Result<SessionContext, DataError> {
     scratch.create()?;
-    let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![scratch.folder().to_owned()]))
-        .with_max_temp_directory_size(scratch.limit());
-    let memory = usize::try_from(limits.memory).unwrap_or(usize::MAX);
-    // Each partition keeps so much free to merge what it spilled.
-    let merge_memory = (memory / limits.partitions.max(1) / 8).min(MAX_MERGE_MEMORY);
+    let disk = DiskManagerBuilder::default().with_temp_file_factory(Arc::new(scratch.clone()));
     let runtime = RuntimeEnvBuilder::new()
         .with_disk_manager_builder(disk)
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_memory_pool(Arc::new(HalvedPool::new(limits.memory())))
         .build_arc()
         .map_err(|error| DataError::working(scratch, error))?;
     let config = SessionConfig::new()
         .with_target_partitions(limits.partitions)
-        .with_sort_spill_reservation_bytes(merge_memory)
+        // One sort for all partitions: it sorts its batches side by side, and merges once. Sorts of each partition would
+        // merge what they spilled with all the memory they get, and leave none to the merge of what they give.
+        .with_repartition_sorts(false)
         .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false);
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 
 /// The same session for rows of so many columns.
-pub(super) fn for_columns(context: &SessionContext, columns: usize) -> SessionContext {
-    let rows = (BATCH_VALUES / columns.max(1)).clamp(64, MAX_BATCH_ROWS);
-    SessionContext::new_with_config_rt(context.copied_config().with_batch_size(rows), context.runtime_env())
+pub(super) fn for_columns(context: &SessionContext, limits: Limits, columns: usize) -> SessionContext {
+    let config = context.copied_config().with_batch_size(limits.batch_rows(columns));
+    SessionContext::new_with_config_rt(config, context.runtime_env())
 }
 
 #[cfg(test)]
@@ -99,5 +103,13 @@ mod tests {
         assert_eq!(memory(Some("max\n"), meminfo), 2 << 20);
         assert_eq!(memory(Some("1048576\n"), meminfo), 1 << 20);
         assert_eq!(memory(None, None), DEFAULT_MEMORY);
+    }
+
+    #[test]
+    fn batches_are_smaller_where_columns_are_many_or_memory_is_little() {
+        let rows = |memory, columns| Limits { partitions: 2, memory, rows_in_memory: 0 }.batch_rows(columns);
+        assert_eq!(rows(4 << 30, 1), MAX_BATCH_ROWS);
+        assert_eq!(rows(4 << 30, 1 << 10), 256);
+        assert_eq!(rows(MIN_MEMORY, 1), 512);
     }
 }

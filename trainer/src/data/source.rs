@@ -1,5 +1,7 @@
 //! Which files a source's URI names, and the fingerprint of what is in them.
 
+use std::sync::Arc;
+
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use sha2::{Digest, Sha256};
@@ -31,6 +33,8 @@ impl SourceFile {
 /// The files that a URI names, sorted by name: one file, a glob, or a folder (with a `/` at its end), whose files of the
 /// format's extension are taken, but not those whose names start with `.` or `_`.
 ///
+/// They can be read only as long as they are what was listed: what is trained on is what the fingerprint is of.
+///
 /// # Errors
 /// If there is none, or all are empty.
 pub(super) async fn list(access: &Access, uri: &str, format: Format) -> Result<Vec<SourceFile>, DataError> {
@@ -48,6 +52,9 @@ pub(super) async fn list(access: &Access, uri: &str, format: Format) -> Result<V
         return Err(DataError::NotFound(format!("{uri} is empty: upload the data, or correct spec.data.source.uri")));
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(store) = files.first().map(|first| first.folder.pinned(files.iter().map(|file| file.meta.clone()))) {
+        files.iter_mut().for_each(|file| file.folder.store = Arc::clone(&store));
+    }
     Ok(files)
 }
 
@@ -163,6 +170,19 @@ mod tests {
             assert_eq!(error.reason(), stoker_crds::Reason::DataNotFound, "{uri}");
             assert!(error.to_string().contains(uri), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_after_it_was_listed_is_an_error_that_names_it_and_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &["x/1.csv", "x/2.csv"]);
+        let files = list(&Access::local(dir.path()), "s3://b/x/*.csv", Format::Csv).await.unwrap();
+        fs::write(dir.path().join("b/x/2.csv"), "of another length").unwrap();
+        let read = async |file: &SourceFile| file.folder.store.get(&file.meta.location).await;
+        assert!(read(&files[0]).await.is_ok());
+        let error = files[1].folder.error(read(&files[1]).await.unwrap_err());
+        assert_eq!(error.reason(), stoker_crds::Reason::StorageUnavailable);
+        assert!(error.to_string().starts_with("s3://b/x/2.csv was changed"), "{error}");
     }
 
     #[tokio::test]

@@ -38,6 +38,11 @@ impl Staged {
         let batches = StreamReader::try_new(reader, None).map_err(|error| DataError::scratch(&scratch, error))?;
         Ok(batches.map(move |batch| batch.map_err(|error| DataError::scratch(&scratch, error))))
     }
+
+    /// The folder that the file lies in.
+    pub(super) fn scratch(&self) -> &Scratch {
+        self.file.scratch()
+    }
 }
 
 /// Writes [`Staged`] batches.

@@ -1,5 +1,7 @@
 //! What a model is computed on.
 
+use std::sync::LazyLock;
+
 use burn::tensor::{Device, ExecutionError};
 use stoker_crds::{Reason, progress::DeviceInfo, training::Resources};
 
@@ -18,6 +20,12 @@ pub enum DeviceError {
          that its device plugin and driver work (nvidia-smi), or set resources.gpus to 0"
     )]
     NoneSeen,
+    /// The GPU that the pod sees does not work.
+    #[error(
+        "resources.gpus asks for a GPU, and the one that the CUDA driver shows to this pod cannot be opened (the log says \
+         why): check that it is healthy and that nothing else holds it (nvidia-smi), or set resources.gpus to 0"
+    )]
+    Unusable,
 }
 
 impl DeviceError {
@@ -30,7 +38,7 @@ impl DeviceError {
 /// The device for what the spec asks for: the CPU for 0 GPUs, else the first CUDA device.
 ///
 /// # Errors
-/// If a GPU is asked for and there is none, or this binary is built without CUDA.
+/// If a GPU is asked for and there is none, it does not work, or this binary is built without CUDA.
 pub fn choose_device(resources: &Resources) -> Result<Device, DeviceError> {
     if resources.gpus == 0 { Ok(Device::flex()) } else { first_gpu() }
 }
@@ -40,7 +48,16 @@ fn first_gpu() -> Result<Device, DeviceError> {
     // `Device::cuda` is lazy, and where there is none it ends a worker thread at its first use; the list asks the
     // driver.
     let devices = Device::enumerate(burn::tensor::DeviceType::Cuda);
-    devices.into_vec().into_iter().next().ok_or(DeviceError::NoneSeen)
+    let device = devices.into_vec().into_iter().next().ok_or(DeviceError::NoneSeen)?;
+    opened(|| device.identity())?;
+    Ok(device)
+}
+
+/// Opens a device, which is a panic where the driver refuses. The panic's own message is left to the log: it alone has
+/// the driver's words, and comes from a thread of the backend.
+#[cfg(any(test, feature = "cuda"))]
+fn opened<T>(open: impl FnOnce() -> T) -> Result<T, DeviceError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).map_err(|_| DeviceError::Unusable)
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -51,7 +68,8 @@ fn first_gpu() -> Result<Device, DeviceError> {
 /// The device's name, how much of its memory is in use, and how busy it is.
 pub fn device_info(device: &Device) -> DeviceInfo {
     let memory_bytes = device.memory_pool_usage().map(|usage| usage.bytes_reserved);
-    DeviceInfo { name: gpu_name(device).unwrap_or_else(cpu_name), memory_bytes, utilization: utilization() }
+    let name = gpu_name(device).unwrap_or_else(|| CPU_NAME.clone());
+    DeviceInfo { name, memory_bytes, utilization: utilization() }
 }
 
 #[cfg(feature = "cuda")]
@@ -67,8 +85,8 @@ fn gpu_name(_: &Device) -> Option<String> {
 /// The share of the last moment in which the pod's GPU computed, by NVIDIA's management library.
 #[cfg(feature = "cuda")]
 fn utilization() -> Option<f64> {
-    static LIBRARY: std::sync::OnceLock<Option<nvml_wrapper::Nvml>> = std::sync::OnceLock::new();
-    let library = LIBRARY.get_or_init(|| nvml_wrapper::Nvml::init().ok()).as_ref()?;
+    static LIBRARY: LazyLock<Option<nvml_wrapper::Nvml>> = LazyLock::new(|| nvml_wrapper::Nvml::init().ok());
+    let library = LIBRARY.as_ref()?;
     let rates = library.device_by_index(0).ok()?.utilization_rates().ok()?;
     Some(f64::from(rates.gpu) / 100.0)
 }
@@ -78,11 +96,11 @@ fn utilization() -> Option<f64> {
     None
 }
 
-fn cpu_name() -> String {
+static CPU_NAME: LazyLock<String> = LazyLock::new(|| {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name"));
     model.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned())).unwrap_or_else(|| "CPU".into())
-}
+});
 
 /// The reason that a failure of the device is reported as.
 pub(crate) fn execution_reason(error: &ExecutionError) -> Reason {
@@ -103,6 +121,12 @@ mod tests {
         let device = choose_device(&Resources::default()).unwrap();
         assert_eq!(device, Device::flex());
         assert!(!device_info(&device).name.is_empty());
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_opened_is_an_error_that_says_what_to_do() {
+        let error = opened::<()>(|| panic!("a panic that is meant to be")).unwrap_err();
+        assert!(error.to_string().contains("nvidia-smi") && error.reason() == Reason::DeviceNotFound, "{error}");
     }
 
     #[test]

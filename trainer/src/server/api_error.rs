@@ -37,6 +37,8 @@ pub(super) enum ApiError {
     Loading,
     #[error("too many rows are waiting: try again in some seconds")]
     Overloaded,
+    #[error("other requests fill the memory for bodies: try again in some seconds")]
+    Busy,
     #[error("the prediction took longer than the server's time limit")]
     Timeout,
     #[error("{0}")]
@@ -53,7 +55,7 @@ impl ApiError {
             Self::BodyTooLarge(_) | Self::Invalid(InvalidRequest::TooManyRows { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyBroken | Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Loading | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Loading | Self::Overloaded | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -62,7 +64,7 @@ impl ApiError {
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Self::Unauthorized => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            Self::Loading | Self::Overloaded => Some((RETRY_AFTER, HeaderValue::from_static("1"))),
+            Self::Loading | Self::Overloaded | Self::Busy => Some((RETRY_AFTER, HeaderValue::from_static("1"))),
             // What is left of the body is not waited for.
             Self::BodyTooLarge(_) | Self::BodyTimeout => Some((CONNECTION, HeaderValue::from_static("close"))),
             _ => None,

@@ -104,6 +104,7 @@ impl Batcher {
             return self.submit(features).await;
         }
         let parts: Vec<_> = features.chunks(most).map(|part| self.submit(part.to_vec())).collect();
+        drop(features);
         Ok(futures::future::try_join_all(parts).await?.concat())
     }
 

@@ -22,10 +22,10 @@ use tokio::{
 
 use super::api_error::ApiError;
 
-/// The least memory that bodies which are being read may fill, in KiB.
-const MIN_BUDGET_KIB: u32 = 64 << 10;
+/// The least memory that bodies which are being read or worked on may fill, in bytes.
+const MIN_BUDGET: u64 = 64 << 20;
 /// So many bodies of the greatest length fit the budget at least.
-const MIN_BODIES: u32 = 4;
+const MIN_BODIES: u64 = 4;
 /// How long a client that still sends is listened to after its answer.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -33,35 +33,34 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct BodyReader {
     max_bytes: u64,
-    max_kib: u32,
-    /// KiB that may be held. Slow clients fill this, and not the pod's memory.
+    /// Bytes that may be held.
     budget: Semaphore,
 }
 
 impl BodyReader {
     pub(super) fn new(max_bytes: u64) -> Self {
-        let max_kib = u32::try_from(max_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let budget = max_kib.saturating_mul(MIN_BODIES).max(MIN_BUDGET_KIB);
-        Self { max_bytes, max_kib, budget: Semaphore::new(budget as usize) }
+        let budget = max_bytes.saturating_mul(MIN_BODIES).max(MIN_BUDGET);
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { max_bytes, budget: Semaphore::new(budget) }
     }
 
     /// The whole body, and what it takes of the memory until it is dropped.
     ///
     /// # Errors
-    /// If the body is too long, breaks off, or is not there in time, or too many others are being read.
+    /// If the body is too long, breaks off, or is not there in time, or others fill the memory.
     pub(super) async fn read(&self, body: Body, deadline: Instant) -> Result<(Bytes, SemaphorePermit<'_>), ApiError> {
-        let length = body.size_hint();
-        if length.lower() > self.max_bytes {
+        if body.size_hint().lower() > self.max_bytes {
             return Err(ApiError::BodyTooLarge(self.max_bytes));
         }
-        let kib = length.upper().map_or(self.max_kib, |upper| u32::try_from(upper.div_ceil(1024)).unwrap_or(u32::MAX));
-        let permit = timeout_at(deadline, self.budget.acquire_many(kib.min(self.max_kib)));
-        let permit = permit.await.ok().and_then(Result::ok).ok_or(ApiError::Overloaded)?;
-        let bytes = timeout_at(deadline, self.collect(body)).await.map_err(|_| ApiError::BodyTimeout)??;
-        Ok((bytes, permit))
+        timeout_at(deadline, self.collect(body)).await.map_err(|_| ApiError::BodyTimeout)?
     }
 
-    async fn collect(&self, mut body: Body) -> Result<Bytes, ApiError> {
+    /// Memory is taken as bytes come, so that whoever only announces a long body takes none.
+    ///
+    /// Where there is none left, the body is refused. It cannot wait for more while it holds some: bodies of which each
+    /// waits for what the others hold would wait for ever.
+    async fn collect(&self, mut body: Body) -> Result<(Bytes, SemaphorePermit<'_>), ApiError> {
+        let mut memory = self.take(0)?;
         let mut whole = Bytes::new();
         let mut joined: Vec<u8> = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -69,6 +68,7 @@ impl BodyReader {
             if (whole.len() + joined.len() + data.len()) as u64 > self.max_bytes {
                 return Err(ApiError::BodyTooLarge(self.max_bytes));
             }
+            memory.merge(self.take(data.len())?);
             if whole.is_empty() && joined.is_empty() {
                 // Most bodies come in one piece, which needs no copy.
                 whole = data;
@@ -77,7 +77,12 @@ impl BodyReader {
                 joined.extend_from_slice(&data);
             }
         }
-        Ok(if joined.is_empty() { whole } else { joined.into() })
+        Ok((if joined.is_empty() { whole } else { joined.into() }, memory))
+    }
+
+    fn take(&self, bytes: usize) -> Result<SemaphorePermit<'_>, ApiError> {
+        let bytes = u32::try_from(bytes).map_err(|_| ApiError::BodyTooLarge(self.max_bytes))?;
+        self.budget.try_acquire_many(bytes).map_err(|_| ApiError::Busy)
     }
 }
 

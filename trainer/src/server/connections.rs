@@ -1,6 +1,6 @@
 //! Connections of one port: how many, how slow they may be, and how they end.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use futures::FutureExt;
@@ -28,6 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
     http: http1::Builder,
+    idle_timeout: Duration,
     slots: Arc<Semaphore>,
     open: TaskTracker,
     /// Take no more, and end each connection when its request is answered.
@@ -38,7 +39,8 @@ pub(super) struct Connections {
 
 impl Connections {
     /// `idle_timeout` is the time from a connection's start, or its last answer, to the end of the next request's
-    /// headers. One limit for both is enough: a client that sends headers slowly holds no more than one that is idle.
+    /// headers, and that in which a client takes nothing of its answer. One limit for all is enough: a client that sends
+    /// headers slowly, or does not read, holds no more than one that is idle.
     pub(super) fn new(idle_timeout: Duration) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -47,6 +49,7 @@ impl Connections {
             .max_buf_size(MAX_BUFFER_BYTES);
         Self {
             http,
+            idle_timeout,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             open: TaskTracker::new(),
             close: CancellationToken::new(),
@@ -76,9 +79,8 @@ impl Connections {
     }
 
     fn serve(&self, stream: TcpStream, router: Router, slot: OwnedSemaphorePermit) {
-        // Answers are written at once, in one piece.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("cannot set TCP_NODELAY: {error}");
+        if let Err(error) = self.configure(&stream) {
+            tracing::debug!("cannot configure a connection: {error}");
         }
         let connection = self.http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         let (close, abort) = (self.close.clone(), self.abort.clone());
@@ -104,6 +106,17 @@ impl Connections {
         });
     }
 
+    fn configure(&self, stream: &TcpStream) -> io::Result<()> {
+        // Answers are written at once, in one piece.
+        stream.set_nodelay(true)?;
+        // Hyper limits the time in which a request's headers come, but not that in which an answer is taken. The system
+        // does, and not only for a client that is gone: since Linux 5.11 also for one that acknowledges every probe, and
+        // never makes room for more.
+        #[cfg(target_os = "linux")]
+        socket2::SockRef::from(stream).set_tcp_user_timeout(Some(self.idle_timeout))?;
+        Ok(())
+    }
+
     /// Takes no more connections, lets running requests end for as long as `patience` says, then ends the rest.
     pub(super) async fn drain(&self, patience: Duration) {
         self.close.cancel();
@@ -113,5 +126,29 @@ impl Connections {
             self.abort.cancel();
             self.open.wait().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_never_reads_its_answer_is_let_go_after_the_idle_timeout() {
+        let connections = Connections::new(Duration::from_millis(100));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // More than the system takes for a client that does not read.
+        let router = Router::new().fallback(async || vec![0_u8; 64 << 20]);
+        tokio::spawn(connections.clone().accept(listener, router));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        client.readable().await.unwrap();
+        assert_eq!(connections.open.len(), 1);
+        connections.open.close();
+        let ended = tokio::time::timeout(Duration::from_secs(60), connections.open.wait());
+        ended.await.expect("the connection ends within a minute");
     }
 }

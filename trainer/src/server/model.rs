@@ -29,6 +29,11 @@ use crate::{
 const MAX_INLINE_BYTES: usize = 64 << 10;
 /// About what a number takes in an answer, in bytes.
 const BYTES_PER_NUMBER: usize = 12;
+/// The most features, or predictions, that one request may come to. Rows alone bound no memory: a text of a few bytes
+/// becomes as many numbers as its column has categories.
+const MAX_REQUEST_NUMBERS: usize = 4 << 20;
+/// The same for all requests that wait.
+const MAX_QUEUED_NUMBERS: usize = 16 << 20;
 
 /// A model that answers requests.
 #[derive(Debug)]
@@ -84,10 +89,11 @@ impl ServedModel {
         preprocessor: Preprocessor,
         predict: impl Fn(&[f32]) -> Result<Vec<f32>, ModelError> + Send + 'static,
     ) -> Result<Self, ServeError> {
+        let width = preprocessor.input_width().max(preprocessor.output_width());
         let policy = Policy {
             max_size: options.max_batch_size as usize,
             max_delay: options.max_batch_delay.0,
-            max_queue: options.max_queue as usize,
+            max_queue: rows_within(options.max_queue, MAX_QUEUED_NUMBERS, width),
         };
         let batcher = Batcher::start(policy, preprocessor.input_width(), metrics.clone(), predict);
         let batcher = batcher.map_err(ServeError::Thread)?;
@@ -103,7 +109,7 @@ impl ServedModel {
             metadata,
             preprocessor,
             batcher,
-            most_rows: policy.max_queue,
+            most_rows: rows_within(options.max_queue, MAX_REQUEST_NUMBERS, width),
             workers: Semaphore::new(cpus),
         })
     }
@@ -169,6 +175,11 @@ impl ServedModel {
     }
 }
 
+/// As many rows of so many numbers as are wanted, if they do not come to more numbers than that; one row always.
+fn rows_within(wanted: u32, numbers: usize, width: usize) -> usize {
+    (numbers / width.max(1)).clamp(1, wanted.max(1) as usize)
+}
+
 /// What of a request its answer repeats.
 #[derive(Debug)]
 struct Answered {
@@ -182,5 +193,17 @@ pub(crate) fn artifact_uri(model: &str) -> String {
     match absolute() {
         Some(path) if !model.contains("://") => format!("file://{}", path.display()),
         _ => model.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rows_within;
+
+    #[test]
+    fn the_wider_rows_are_the_fewer_are_taken_and_one_always_is() {
+        for (wanted, width, rows) in [(4096, 64, 4096), (4096, 2048, 2048), (4096, 50_000, 83), (4096, 9_000_000, 1)] {
+            assert_eq!(rows_within(wanted, 4 << 20, width), rows, "{wanted} rows of {width} numbers");
+        }
     }
 }

@@ -55,11 +55,12 @@ pub struct ServeOptions {
     /// How long a request may take before it is answered with 504.
     #[arg(long, env = "STOKER_TIMEOUT", default_value_t = Limits::default().timeout, value_name = "DURATION")]
     pub timeout: Duration,
-    /// How many rows may wait before further requests are answered with 503.
+    /// How many rows may wait before further requests are answered with 503; fewer, where rows are so wide that so many
+    /// would fill the memory.
     #[arg(long, env = "STOKER_MAX_QUEUE", default_value_t = Limits::default().max_queue, value_name = "ROWS",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_queue: u32,
-    /// How long a connection may be idle, and how long a request's headers may take.
+    /// How long a connection may be idle, a request's headers may take, and an answer may lie unread.
     #[arg(long, env = "STOKER_IDLE_TIMEOUT", default_value_t = Duration::from_secs(60), value_name = "DURATION")]
     pub idle_timeout: Duration,
 

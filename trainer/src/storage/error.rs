@@ -41,10 +41,21 @@ pub enum StorageError {
         /// The storage's answer.
         source: Option<BoxError>,
     },
-    /// The object exists already and was to be created, or changed while it was read.
-    #[error("{uri} exists already, or was changed by somebody else at the same time")]
+    /// The object exists already and was to be created.
+    #[error("{uri} exists already: somebody else wrote it at the same time")]
     AlreadyExists {
         /// What was to be created.
+        uri: String,
+        /// The storage's answer.
+        source: Option<BoxError>,
+    },
+    /// The object is no longer the one that was begun to be read.
+    #[error(
+        "{uri} was changed while it was being read, so nothing of it was used: another try starts over with what is there \
+         then; let nothing write to it during a run"
+    )]
+    Changed {
+        /// What was read.
         uri: String,
         /// The storage's answer.
         source: Option<BoxError>,
@@ -79,7 +90,8 @@ impl StorageError {
             Self::AccessDenied { .. } => Reason::AccessDenied,
             Self::BucketNotFound { .. } => Reason::BucketNotFound,
             Self::NotFound { .. } => Reason::DataNotFound,
-            Self::AlreadyExists { .. } | Self::Unavailable { .. } => Reason::StorageUnavailable,
+            // The reason of a storage whose answer will be another one soon: the run is tried again.
+            Self::AlreadyExists { .. } | Self::Changed { .. } | Self::Unavailable { .. } => Reason::StorageUnavailable,
             Self::DiskFull { .. } => Reason::DiskFull,
         }
     }
@@ -100,7 +112,8 @@ impl StorageError {
         }
         match error {
             E::NotFound { .. } => Self::NotFound { uri, source: None },
-            E::AlreadyExists { .. } | E::Precondition { .. } => Self::AlreadyExists { uri, source: None },
+            E::AlreadyExists { .. } => Self::AlreadyExists { uri, source: None },
+            E::Precondition { .. } => Self::Changed { uri, source: None },
             _ if is_disk_full(error) => Self::DiskFull { uri, source: None },
             _ if io_kinds(error).any(|kind| matches!(kind, PermissionDenied | ReadOnlyFilesystem)) => {
                 let message =
@@ -143,6 +156,7 @@ impl StorageError {
             | Self::BucketNotFound { source, .. }
             | Self::NotFound { source, .. }
             | Self::AlreadyExists { source, .. }
+            | Self::Changed { source, .. }
             | Self::Unavailable { source, .. }
             | Self::DiskFull { source, .. } => *source = Some(error.into()),
         }

@@ -5,13 +5,14 @@
 
 mod error;
 mod options;
+mod pinned;
 mod ranged;
 mod uri;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use object_store::{
-    BackoffConfig, ObjectStore, RetryConfig, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
+    BackoffConfig, ObjectMeta, ObjectStore, RetryConfig, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path,
 };
 
@@ -19,6 +20,7 @@ pub use self::error::StorageError;
 pub(crate) use self::error::{causes, chain, is_disk_full};
 use self::{
     options::Options,
+    pinned::Pinned,
     ranged::Ranged,
     uri::{Scheme, Uri},
 };
@@ -152,6 +154,11 @@ impl Folder {
     /// Another object of the same store.
     pub(crate) fn at(&self, path: Path, uri: String) -> Self {
         Self { path, uri, ..self.clone() }
+    }
+
+    /// The same store, from which the listed objects are read as they were listed, or not at all.
+    pub(crate) fn pinned(&self, listed: impl IntoIterator<Item = ObjectMeta>) -> Arc<dyn ObjectStore> {
+        Arc::new(Pinned::new(Arc::clone(&self.store), listed, self.is_local))
     }
 
     /// Whether it lies on a file system rather than behind a network.

@@ -77,6 +77,7 @@ async fn answers_of_s3_become_errors_that_say_what_to_do() {
         (404, "NoSuchBucket", Reason::BucketNotFound, &["s3://models/team/x.json", "http://127.0.0.1"]),
         (404, "NoSuchKey", Reason::DataNotFound, &["s3://models/team/x.json"]),
         (503, "SlowDown", Reason::StorageUnavailable, &["http://127.0.0.1", "SlowDown"]),
+        (412, "PreconditionFailed", Reason::StorageUnavailable, &["s3://models/team/x.json was changed"]),
         (500, "InternalError", Reason::StorageUnavailable, &["http://127.0.0.1"]),
         (400, "AuthorizationHeaderMalformed", Reason::InvalidConfig, &["AWS_REGION"]),
     ] {

@@ -116,6 +116,13 @@ impl<'a> Checkpoints<'a> {
                 let (what, checkpoint) = (format!("{what} became NaN or infinite"), self.last_step());
                 return Err(TrainError::Diverged { what, step: written.step, checkpoint });
             }
+            // By a pod that was given up and still runs, behind a network partition: of the same run and step, it is as good.
+            Err(EncodeError::Artifact(ArtifactError::Conflict { run, .. })) if run.as_ref() == Some(&self.store.run) => {
+                self.watch.on(Event::Warning(&format!(
+                    "the checkpoint of step {} was written by another pod of this run; the training goes on",
+                    written.step
+                )));
+            }
             // Wrong credentials or a missing bucket end the run while little is lost; once a checkpoint has been
             // written, they may well come back before the next one.
             Err(EncodeError::Artifact(error)) if self.last.is_none() && !error.reason().is_retryable() => {

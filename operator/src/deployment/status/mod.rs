@@ -143,7 +143,7 @@ impl Observed<'_> {
         };
         let pods = self.pods.iter().map(Arc::as_ref);
         let mut pods: Vec<&PodView> =
-            pods.filter(|pod| pod.is_active() && !pod.is_ready && !pod.is_deleting && is_wanted(pod)).collect();
+            pods.filter(|pod| pod.is_active() && !pod.is_ready && pod.ending.is_none() && is_wanted(pod)).collect();
         pods.sort_by_key(|pod| (pod.created_at, pod.name.clone()));
         pods
     }

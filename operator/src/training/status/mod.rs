@@ -105,7 +105,9 @@ fn conditions(
         Phase::Succeeded => State::Ready,
         Phase::Failed => State::Stalled,
         Phase::Suspended => State::Paused,
-        _ if status.error.as_ref().is_some_and(is_stalled) => State::Stalled,
+        _ if status.error.as_ref().is_some_and(is_stalled) || facts.observed.lost(facts.now).is_some() => {
+            State::Stalled
+        }
         _ => State::Reconciling,
     };
     let waits_for = match facts.applied {

@@ -99,6 +99,9 @@ fn final_error(status: &ModelTrainingStatus, facts: &Facts<'_>, reason: &str, sa
 /// The phase of a run that goes on.
 fn unfinished(status: &ModelTrainingStatus, facts: &Facts<'_>) -> Phase {
     let observed = facts.observed;
+    if observed.lost(facts.now).is_some() {
+        return Phase::Pending;
+    }
     let running = observed.newest().filter(|pod| pod.state == State::Running);
     match (running, observed.progress.as_deref()) {
         (Some(_), Some(progress)) => progress.stage.into(),
@@ -128,12 +131,32 @@ fn current_error(status: &ModelTrainingStatus, facts: &Facts<'_>) -> Option<Stat
     if let Some(Err(error)) = facts.applied {
         return Some(error.to_status());
     }
+    if let Some(pod) = observed.lost(facts.now) {
+        return Some(lost(pod));
+    }
     if facts.suspend {
         return None;
     }
     let stops = || observed.newest().filter(|pod| pod.state == State::Waiting && is_due(pod, facts.now));
     let ended_last = || pod_error(status, facts, observed.newest_failed());
     observed.obstacle.clone().or_else(|| stops()?.error()).or_else(ended_last)
+}
+
+/// Whether it has ended is for a person to say, who can look at the node: two pods of a run must never write at the same
+/// time. Until then Kubernetes replaces no pod of a Job, not even one that was deleted by force.
+fn lost(pod: &PodView) -> StatusError {
+    let node = pod.ending.as_ref().and_then(|ending| ending.node.as_deref()).unwrap_or("NODE");
+    StatusError {
+        reason: Reason::Evicted,
+        message: format!(
+            "the pod was told to end, and its node {node} does not report that it has: is the node down? The run goes on \
+             in another pod as soon as the node answers again. If it is certain that the node is off for good: \
+             kubectl delete node {node}"
+        ),
+        exit_code: None,
+        pod: Some(pod.name.clone()),
+        log_tail: Vec::new(),
+    }
 }
 
 fn is_due(pod: &PodView, now: Timestamp) -> bool {
@@ -188,8 +211,9 @@ pub fn next_look(observed: &Observed, now: Timestamp) -> Option<SignedDuration> 
     let unschedulable = pod
         .filter(|pod| pod.state == State::Waiting)
         .and_then(|pod| Some(pod.problem.as_ref()?.since? + UNSCHEDULABLE_AFTER));
-    let once =
-        [silence, unschedulable].into_iter().flatten().filter(|due| *due > now).map(|due| due.duration_since(now));
+    let lost = pod.and_then(PodView::lost_at);
+    let due = [silence, unschedulable, lost].into_iter().flatten().filter(|due| *due > now);
+    let once = due.map(|due| due.duration_since(now));
     once.chain(observed.stuck_since().map(|since| next_question(since, now))).min()
 }
 

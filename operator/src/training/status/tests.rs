@@ -5,7 +5,7 @@ use stoker_crds::{ModelTraining, Reason, training::status::StatusError};
 
 use super::*;
 use crate::{
-    pods::{PodView, Problem, State as PodState},
+    pods::{Ending, PodView, Problem, State as PodState},
     training::{
         dereference::LogTail,
         fixtures::{self, failed_pod, job, now, pod, progress, succeeded_pod},
@@ -45,6 +45,12 @@ fn training_pod() -> Observed {
 /// The status of a training in the middle of its run.
 pub(crate) fn in_progress() -> ModelTrainingStatus {
     first(&training_pod())
+}
+
+/// A pod whose grace period is over in a minute.
+fn ending_pod(state: PodState) -> PodView {
+    let ending = Ending { due_at: now() + SignedDuration::from_secs(60), node: Some("node-7".into()) };
+    PodView { ending: Some(ending), ..pod("digits-1-aaaaa", state, 50) }
 }
 
 fn waiting(reason: Reason, since: Option<i64>) -> Observed {
@@ -182,13 +188,69 @@ fn the_log_of_a_pod_without_a_report_is_kept() {
 #[test]
 fn a_suspended_run_is_suspended_once_its_pod_has_ended() {
     let held = || JobView { is_suspended: true, ..job(None, 60) };
-    let ending = PodView { is_deleting: true, ..pod("digits-1-aaaaa", PodState::Running, 50) };
-    let mut checkpointing = observed(held(), vec![ending]);
+    let mut checkpointing = observed(held(), vec![ending_pod(PodState::Running)]);
     checkpointing.progress = Some(Arc::new(progress()));
     let one = first(&checkpointing);
     assert_eq!(one.phase, Some(Phase::Training));
     let two = after(5, &one, &observed(held(), vec![]));
     assert_eq!((two.phase, holds(&two)), (Some(Phase::Suspended), vec![]));
+}
+
+#[test]
+fn a_pod_that_is_lost_with_its_node_stalls_the_run_until_another_takes_over() {
+    let mut dying = observed(job(None, 60), vec![ending_pod(PodState::Running)]);
+    dying.progress = Some(Arc::new(progress()));
+    let before = after(89, &in_progress(), &dying);
+    assert_eq!((before.phase, reason(&before)), (Some(Phase::Training), None));
+    // No event tells that time has passed.
+    let at = now() + SignedDuration::from_secs(89);
+    assert_eq!(next_look(&dying, at), Some(SignedDuration::from_secs(1)));
+
+    let lost = after(90, &before, &dying);
+    assert_eq!(
+        (lost.phase, reason(&lost), holds(&lost)),
+        (Some(Phase::Pending), Some(Reason::Evicted), vec!["Stalled"])
+    );
+    let error = lost.error.clone().unwrap();
+    assert_eq!(error.pod.as_deref(), Some("digits-1-aaaaa"));
+    assert!(error.message.contains("kubectl delete node node-7"), "{}", error.message);
+    assert_eq!(after(3600, &lost, &dying), lost);
+
+    let other = observed(job(None, 70), vec![pod("digits-1-bbbbb", PodState::Running, 50)]);
+    let healed = after(120, &lost, &other);
+    assert_eq!((reason(&healed), holds(&healed), healed.restarts), (None, vec!["Reconciling"], 1));
+}
+
+#[test]
+fn a_suspended_run_whose_pod_is_lost_with_its_node_is_not_called_suspended() {
+    let held = JobView { is_suspended: true, ..job(None, 60) };
+    let lost = after(90, &in_progress(), &observed(held, vec![ending_pod(PodState::Running)]));
+    assert_eq!(
+        (lost.phase, reason(&lost), holds(&lost)),
+        (Some(Phase::Pending), Some(Reason::Evicted), vec!["Stalled"])
+    );
+}
+
+#[test]
+fn a_pod_that_was_told_to_end_and_has_ended_is_not_lost() {
+    let failed = observed(job(None, 60), vec![ending_pod(PodState::Failed)]);
+    assert_eq!(holds(&after(3600, &in_progress(), &failed)), ["Reconciling"]);
+}
+
+#[test]
+fn what_keeps_a_run_from_its_next_pod_is_asked_from_the_end_of_the_last_one_on() {
+    let ended_at = now() - SignedDuration::from_secs(20);
+    let failed = PodView { ended_at: Some(ended_at), ..failed_pod("digits-1-aaaaa", Reason::OutOfMemory, 137, 50) };
+    let seen = observed(job(None, 60), vec![failed.clone()]);
+    assert_eq!(seen.stuck_since(), Some(ended_at));
+    // Questions come at 3, 6, 12 and 24 seconds.
+    assert_eq!(next_look(&seen, now()), Some(SignedDuration::from_secs(4)));
+
+    let resumed = observed(job(None, 5), vec![failed.clone()]);
+    assert_eq!(resumed.stuck_since(), Some(now() - SignedDuration::from_secs(5)));
+
+    let replaced = observed(job(None, 60), vec![failed, pod("digits-1-bbbbb", PodState::Running, 5)]);
+    assert_eq!(replaced.stuck_since(), None);
 }
 
 #[test]

@@ -42,7 +42,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Rows per second of the textbook's multi-layer perceptron.
+    /// Rows per second of a small multi-layer perceptron.
     Training,
     /// Requests per second, and how long they take, over loopback.
     Serving,

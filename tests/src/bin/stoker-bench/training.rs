@@ -1,4 +1,4 @@
-//! Rows per second of the textbook's multi-layer perceptron: `examples/cells.yaml`, as a pod would run it.
+//! Rows per second of a small multi-layer perceptron: `examples/cells.yaml`, as a pod would run it.
 
 use std::{
     path::Path,

@@ -107,6 +107,25 @@ async fn what_is_spilled_counts_against_the_scratch_folder_too() {
     let limits = Limits { memory: crate::data::session::MIN_MEMORY, ..LIMITS };
     let error = Pipeline::new(&data, Task::Regression, &access, &small, limits).split().await.err().unwrap();
     assert_eq!(error.reason(), Reason::DiskFull, "{error}");
+    assert!(error.to_string().contains("4194304 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn data_that_outgrows_the_memory_is_cleaned_and_ordered_on_disk() {
+    const ROWS: usize = 400_000;
+    let bucket = Bucket::new(&[("d.csv", &long_rows(ROWS))]);
+    let (access, scratch) = (bucket.access(), bucket.scratch());
+    for clean in [json!({"duplicates": "Drop"}), json!({"duplicates": "Keep"})] {
+        let data = data("s3://b/d.csv", json!({"clean": clean}));
+        let split = async |limits| {
+            let pipeline = Pipeline::new(&data, Task::Regression, &access, &scratch, limits);
+            (pipeline.split().await.unwrap().train, pipeline.stats())
+        };
+        let (on_disk, stats) = split(Limits { memory: crate::data::session::MIN_MEMORY, ..LIMITS }).await;
+        let (in_memory, same_stats) = split(Limits { memory: 16 << 30, ..LIMITS }).await;
+        assert_eq!((stats.rows_read, &stats), (ROWS as u64, &same_stats));
+        assert!(raw(&on_disk) == raw(&in_memory), "{clean}");
+    }
 }
 
 /// Rows of a quarter of a kilobyte, each of them twice.

@@ -7,8 +7,11 @@ use datafusion::{
     parquet::arrow::ArrowWriter,
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectStoreExt, chunked::ChunkedStore, memory::InMemory};
+use stoker_crds::Reason;
 
 use super::*;
+use crate::data::{discover::discover, scan::Scanner, session, source};
 
 fn identity() -> Value {
     json!({"transform": {"numeric": "None"}})
@@ -38,25 +41,84 @@ async fn quoted_line_breaks_byte_order_marks_and_spaces_around_numbers_do_no_har
     assert_eq!(sorted(&prepared.train), [(vec![1.0, 1.0], vec![2.0]), (vec![3.0, 1.0], vec![4.0])]);
 }
 
+/// By extension, how files are compressed.
+const COMPRESSIONS: [(&str, FileCompressionType); 4] = [
+    ("gz", FileCompressionType::GZIP),
+    ("bz2", FileCompressionType::BZIP2),
+    ("xz", FileCompressionType::XZ),
+    ("zst", FileCompressionType::ZSTD),
+];
+
+async fn compressed(text: &str, compression: FileCompressionType) -> Vec<u8> {
+    let text = stream::iter([Ok(Bytes::from(text.to_owned()))]).boxed();
+    let packed: Vec<Bytes> = compression.convert_to_compress_stream(text).unwrap().try_collect().await.unwrap();
+    packed.concat()
+}
+
+/// CSV and JSON lines with so many rows, `a` and `y`, each in two parts.
+fn texts(rows: usize) -> [(&'static str, [String; 2]); 2] {
+    let csv: String = std::iter::once("a,y\n".to_owned()).chain((0..rows).map(|row| format!("{row},2\n"))).collect();
+    let json: String = (0..rows).map(|row| format!("{{\"a\":{row},\"y\":2}}\n")).collect();
+    [("csv", csv), ("jsonl", json)].map(|(format, text)| {
+        let (first, second) = text.split_at(text.len() / 2 + 1);
+        (format, [first.to_owned(), second.to_owned()])
+    })
+}
+
 #[tokio::test]
-async fn compressed_files_are_read_by_their_extension() {
-    for (compression, extension) in [
-        (FileCompressionType::GZIP, "gz"),
-        (FileCompressionType::BZIP2, "bz2"),
-        (FileCompressionType::XZ, "xz"),
-        (FileCompressionType::ZSTD, "zst"),
-    ] {
-        for (text, format) in [("a,y\n1,2\n3,4\n", "csv"), ("{\"a\":1,\"y\":2}\n{\"a\":3,\"y\":4}\n", "jsonl")] {
-            let plain = stream::iter([Ok(Bytes::from(text))]).boxed();
-            let packed: Vec<Bytes> =
-                compression.convert_to_compress_stream(plain).unwrap().try_collect().await.unwrap();
-            let bucket = Bucket::new(&[]);
-            bucket.write(&format!("d.{format}.{extension}"), &packed.concat());
+async fn compressed_files_are_read_by_their_extension_and_to_the_end_of_their_last_member() {
+    const ROWS: usize = 20_000;
+    for (format, [first, second]) in texts(ROWS) {
+        for (extension, compression) in COMPRESSIONS {
+            let members = [compressed(&first, compression).await, compressed(&second, compression).await];
             let uri = format!("s3://b/d.{format}.{extension}");
+            let bucket = Bucket::new(&[]);
+            bucket.write(&format!("d.{format}.{extension}"), &members.concat());
             let prepared = bucket.prepare(&data(&uri, identity()), Task::Regression).await.unwrap();
-            assert_eq!(sorted(&prepared.train), [(vec![1.0], vec![2.0]), (vec![3.0], vec![4.0])], "{uri}");
+            assert_eq!((prepared.stats.rows_read, prepared.train.len()), (ROWS as u64, ROWS), "{uri}");
+            assert_eq!(rows_of_object(&bucket, &uri).await.unwrap(), ROWS, "{uri} in object storage");
         }
     }
+}
+
+#[tokio::test]
+async fn a_compressed_file_that_breaks_off_is_an_error_that_names_it() {
+    for (format, [first, second]) in texts(1000) {
+        for (extension, compression) in COMPRESSIONS {
+            let members = [compressed(&first, compression).await, compressed(&second, compression).await].concat();
+            let uri = format!("s3://b/d.{format}.{extension}");
+            let bucket = Bucket::new(&[]);
+            bucket.write(&format!("d.{format}.{extension}"), &members[..members.len() - 5]);
+            let local = bucket.refusal(&data(&uri, identity()), Task::Regression).await;
+            for error in [local, rows_of_object(&bucket, &uri).await.unwrap_err()] {
+                assert_eq!(error.reason(), Reason::UnparsableData, "{uri}: {error}");
+                assert!(error.to_string().contains(&uri), "{error}");
+            }
+        }
+    }
+}
+
+/// How many rows a file of the bucket has where it lies in object storage, which sends it piece by piece.
+async fn rows_of_object(bucket: &Bucket, uri: &str) -> Result<usize, DataError> {
+    let config = data(uri, identity());
+    let mut files = source::list(&bucket.access(), uri, config.format).await?;
+    let folder = &mut files[0].folder;
+    let bytes = folder.store.get(&folder.path).await.unwrap().bytes().await.unwrap();
+    let store = InMemory::new();
+    store.put(&folder.path, bytes.into()).await.unwrap();
+    folder.store = Arc::new(ChunkedStore::new(Arc::new(store), 1000));
+
+    let context = session::session(&bucket.scratch(), LIMITS)?;
+    let scanner = Scanner::new(&context, &files, config.format, &config.csv)?;
+    let found = discover(&scanner, &files).await?;
+    let schema = found.schemas.first().cloned().unwrap_or_else(|| found.json_schema(|_| None));
+    let failed = |error| DataError::reading(&files[0], 0, error);
+    let mut batches = scanner.rows(&files[0], &schema, vec![0, 1]).await.map_err(failed)?;
+    let mut rows = 0;
+    while let Some(batch) = batches.try_next().await.map_err(failed)? {
+        rows += batch.num_rows();
+    }
+    Ok(rows)
 }
 
 #[tokio::test]
@@ -102,6 +164,19 @@ async fn a_cast_makes_a_number_a_category() {
     let prepared = bucket.prepare(&data("s3://b/d.csv", config), Task::Regression).await.unwrap();
     let expected = [(vec![0.0, 1.0], vec![2.0]), (vec![1.0, 0.0], vec![1.0]), (vec![1.0, 0.0], vec![3.0])];
     assert_eq!(sorted(&prepared.train), expected);
+}
+
+#[tokio::test]
+async fn json_values_are_taken_as_cast_says_however_they_are_written() {
+    let rows = "{\"n\": \"1.5\", \"zip\": 1234, \"flag\": 1, \"y\": 1}\n{\"n\": 2, \"zip\": \"01234\", \"flag\": 0, \"y\": 2}\n";
+    let bucket = Bucket::new(&[("d.jsonl", rows)]);
+    let config = json!({
+        "cast": {"n": "Number", "zip": "Text", "flag": "Boolean"},
+        "transform": {"numeric": "None", "categorical": "Ordinal"},
+    });
+    let prepared = bucket.prepare(&data("s3://b/d.jsonl", config), Task::Regression).await.unwrap();
+    // As text, 01234 comes before 1234.
+    assert_eq!(sorted(&prepared.train), [(vec![1.5, 1.0, 1.0], vec![1.0]), (vec![2.0, 0.0, 0.0], vec![2.0])]);
 }
 
 #[tokio::test]

@@ -129,6 +129,17 @@ async fn json_lines_that_change_their_type_further_down_are_refused() {
 }
 
 #[tokio::test]
+async fn json_values_that_are_not_what_cast_says_are_named() {
+    for first in ["1", "\"1\"", "null"] {
+        let rows = format!("{{\"x\": {first}, \"y\": 1}}\n{{\"x\": \"oops\", \"y\": 1}}\n");
+        let bucket = Bucket::new(&[("d.jsonl", &rows)]);
+        let words = &["s3://b/d.jsonl", "row 2", "'x'", "'oops'", "spec.data.cast.x"];
+        let change = json!({"cast": {"x": "Number"}});
+        refused(&bucket, "s3://b/d.jsonl", change, Task::Regression, Reason::WrongType, words).await;
+    }
+}
+
+#[tokio::test]
 async fn an_empty_result_says_what_every_rule_dropped() {
     let bucket = Bucket::new(&[("d.csv", "x,y\n1,1\n1,1\n2,\n"), ("header.csv", "x,y\n")]);
     let change = json!({"clean": {"duplicates": "Drop", "require": ["x > 1"]}});

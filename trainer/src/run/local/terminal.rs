@@ -1,6 +1,10 @@
 //! What a person sees of a local run.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stoker_crds::{
@@ -111,8 +115,29 @@ pub(super) fn print_result(progress: &Progress, model: &Path, name: &str) {
         println!("warning: {warning}");
     }
     println!("\nmodel  {}\n", model.display());
-    println!("Serve it:      stoker-trainer serve --name {name} --model {}", model.display());
+    println!("Serve it:      {} serve --name {name} --model {}", quoted(&this_program()), quoted(model));
     println!("Ask about it:  curl -s localhost:8080/v2/models/{name}");
+}
+
+/// How this program is called from the working folder: by its path, since it need not be on the PATH.
+fn this_program() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_else(|_| "stoker-trainer".into());
+    match std::env::current_dir() {
+        Ok(folder) => seen_from(&folder, &program),
+        Err(_) => program,
+    }
+}
+
+fn seen_from(folder: &Path, program: &Path) -> PathBuf {
+    // A shell looks for a name without a slash on the PATH.
+    program.strip_prefix(folder).map_or_else(|_| program.to_owned(), |below| Path::new(".").join(below))
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+=:,@%".contains(letter);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// Names of metrics that the table leaves out; `metrics.json` has them all.
@@ -132,5 +157,29 @@ fn print_metrics(progress: &Progress) {
             None => format!("{:>12}", "-"),
         });
         println!("{name:<12}{}", values.collect::<String>());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_below_the_working_folder_is_named_from_there() {
+        for (folder, program, expected) in [
+            ("/work", "/work/target/release/stoker-trainer", "./target/release/stoker-trainer"),
+            ("/work", "/work/stoker-trainer", "./stoker-trainer"),
+            ("/work", "/usr/bin/stoker-trainer", "/usr/bin/stoker-trainer"),
+            ("/work", "/workshop/stoker-trainer", "/workshop/stoker-trainer"),
+        ] {
+            assert_eq!(seen_from(Path::new(folder), Path::new(program)).as_os_str(), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_that_a_shell_would_take_apart_is_quoted() {
+        assert_eq!(quoted(Path::new("./models/a-b_1.0")), "./models/a-b_1.0");
+        assert_eq!(quoted(Path::new("/my models/$x")), "'/my models/$x'");
+        assert_eq!(quoted(Path::new("/it's")), r"'/it'\''s'");
     }
 }

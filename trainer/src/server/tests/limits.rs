@@ -1,9 +1,9 @@
 //! What a request may cost.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, pin::Pin};
 
 use axum::body::Bytes;
-use futures::{poll, stream};
+use futures::{StreamExt, poll, stream};
 
 use super::*;
 
@@ -100,19 +100,40 @@ async fn a_full_queue_is_answered_with_503_and_when_to_try_again() {
     assert_eq!(state.metrics.stats("").errors, 1);
 }
 
+/// Asks for a prediction with a body of these pieces, after which nothing comes, and nothing ends it.
+fn unfinished(state: &Arc<ServerState>, pieces: Vec<Bytes>) -> Pin<Box<impl Future<Output = Answer> + use<>>> {
+    let body = stream::iter(pieces.into_iter().map(Ok::<_, Infallible>)).chain(stream::pending());
+    let state = Arc::clone(state);
+    Box::pin(async move { ask(&state, post("/v2/models/fruit/infer", Body::from_stream(body))).await })
+}
+
 #[tokio::test]
-async fn bodies_wait_until_there_is_memory_for_them() {
+async fn clients_that_say_they_will_send_much_and_send_nothing_are_in_nobodys_way() {
     let fruit = Fruit::classifier().await;
-    // There is memory for four bodies of this length. One whose length is not said may be as long.
-    let state = fruit.loaded(&["--max-body-bytes", "67108864"]).await;
-    let of = |body: Body| Box::pin(ask(&state, post("/v2/models/fruit/infer", body)));
-    let slow = || of(Body::from_stream(stream::pending::<Result<Bytes, Infallible>>()));
-    let mut four = [slow(), slow(), slow(), slow()];
-    for slow in &mut four {
-        assert!(poll!(slow).is_pending());
+    // There is memory for four bodies of the greatest length.
+    let state = fruit.loaded(&["--max-body-bytes", "67108864", "--timeout", "60s"]).await;
+    let mut silent: Vec<_> = (0..16).map(|_| unfinished(&state, Vec::new())).collect();
+    for silent in &mut silent {
+        assert!(poll!(silent).is_pending());
     }
-    let mut fifth = of(Body::from(rows(1).to_string()));
-    assert!(poll!(&mut fifth).is_pending());
-    drop(four);
-    assert_eq!(fifth.await.status, StatusCode::OK);
+    assert_eq!(ask(&state, infer(&rows(1))).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_memory_is_refused_until_others_are_gone() {
+    let fruit = Fruit::classifier().await;
+    let state = fruit.loaded(&["--max-body-bytes", "16777216", "--timeout", "60s"]).await;
+    let piece = Bytes::from(vec![b' '; 16 << 20]);
+    let mut four: Vec<_> = (0..4).map(|_| unfinished(&state, vec![piece.clone()])).collect();
+    for unfinished in &mut four {
+        assert!(poll!(unfinished).is_pending());
+    }
+    let refused = ask(&state, infer(&rows(1))).await;
+    assert_eq!(
+        (refused.status, &refused.headers["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+    );
+    assert!(refused.error().contains("memory"), "{}", refused.error());
+    drop(four.pop());
+    assert_eq!(ask(&state, infer(&rows(1))).await.status, StatusCode::OK);
 }

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
+use bytes::Bytes;
 use serde_json::json;
 use stoker_crds::{Reason, TrainConfig, artifact::MANIFEST};
 
@@ -117,5 +118,26 @@ fn old_checkpoints_stay_until_a_newer_one_is_committed() {
     assert!(watch.seen().warnings[0].contains("step 40 was not written"), "{:?}", watch.seen().warnings);
     for step in ["10", "20"] {
         RUNTIME.block_on(artifact::open(&run.folder.join(step), None)).unwrap();
+    }
+}
+
+#[test]
+fn a_checkpoint_that_another_pod_of_the_run_wrote_is_a_warning_and_that_of_another_run_an_error() {
+    let config = small(10, 10);
+    for (writer, goes_on) in [(config.run.id(), true), ("2-ffffffff".to_owned(), false)] {
+        let run = Run::in_folder(Faulty::folder(|_, _| None));
+        let folder = run.folder.join("10");
+        let on_step = move |step| {
+            if step == 1 {
+                let files = vec![("state.json".to_owned(), Bytes::from_static(b"of the other pod"))];
+                RUNTIME.block_on(artifact::commit(&folder, Some(&writer), files)).unwrap();
+            }
+        };
+        let watch = Recorder { on_step: Some(Box::new(on_step)), ..Recorder::default() };
+        let fitted = run.fit_watched(&config, &surface(16, 1), &Table::default(), &watch);
+        assert_eq!(fitted.is_ok(), goes_on);
+        let warnings = watch.seen().warnings;
+        assert_eq!(warnings.iter().any(|warning| warning.contains("another pod of this run")), goes_on, "{warnings:?}");
+        RUNTIME.block_on(artifact::open(&run.folder.join("10"), None)).unwrap();
     }
 }
