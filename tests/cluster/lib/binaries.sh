@@ -1,90 +1,94 @@
 # shellcheck shell=bash
 # Builds the cluster's programs from Go modules into the cache. To be sourced.
 #
-# Each folder under binaries/ is a group: a go.mod whose `tool` directives name the programs. A group is
-# built once for each content of its go.mod and go.sum, into a folder that appears only when complete.
+# binaries/ is one Go module, so that what the programs share is compiled once. They lie in a folder that is
+# named by what they are built from: the module and this recipe.
 
-# shellcheck disable=SC2034 # for the scripts that source this file
-GROUPS_OF_BINARIES=(kubernetes containerd coredns minio helm kwok)
-
-# The program's name, from the path of its package: `…/etcd/server/v3` is `etcd`, `…/cmd/kubelet` is `kubelet`.
-program_of() {
-	case $1 in
-	go.etcd.io/etcd/server/v3) echo etcd ;;
-	*) basename "$1" ;;
-	esac
-}
-
-# Linker flags for the programs that would otherwise report no version.
-version_flags() {
-	local group=$1 version
-	case $group in
-	kubernetes)
-		version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-		local package=k8s.io/component-base/version major minor
-		IFS=. read -r major minor _ <<<"${version#v}"
-		echo "-X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor"
-		;;
-	helm)
-		version=$(go list -m -f '{{.Version}}' helm.sh/helm/v4)
-		echo "-X helm.sh/helm/v4/internal/version.version=$version"
-		;;
-	esac
-}
-
-# The folder of a group's programs, named by what they are built from: the modules and the recipe.
-group_folder() {
-	local group=$1 source=$CLUSTER_DIR/binaries/$1 digest
-	digest=$({
-		cat "$source/go.mod" "$source/go.sum"
-		declare -f program_of version_flags build_program
-	} | sha256sum)
-	printf '%s\n' "$STOKER_CACHE/bin/$group-${digest:0:12}"
-}
-
-build_program() {
-	local package=$1 output=$2 flags=$3 started=$SECONDS
-	printf '  %s … ' "$(basename "$output")" >&2
-	if ! nice go build -trimpath -buildvcs=false -mod=readonly -ldflags "-s -w $flags" \
-		-o "$output" "$package" 2>"$output.log"; then
-		say "failed"
-		tail -n 20 "$output.log" >&2
-		die "go could not build $package; if it could not reach the Go module proxy, mend that and run this again."
-	fi
-	rm "$output.log"
-	say "$((SECONDS - started)) s"
-}
-
-# Runs in a subshell, whose lock and folder of work end with it.
-build_group() (
-	group=$1 folder=$(group_folder "$1")
-	[[ -d $folder ]] && exit 0
-	command -v go >/dev/null || die "Go is not on the PATH; install Go 1.26 or newer."
-	exec 9>"$STOKER_CACHE/bin/$group.lock"
-	flock 9
-	[[ -d $folder ]] && exit 0
-	cd "$CLUSTER_DIR/binaries/$group" || exit
-	export CGO_ENABLED=0 GOWORK=off
-	say "building $group (once; it is kept in $folder)"
-	work=$(mktemp -d "$STOKER_CACHE/bin/$group.XXXXXX")
-	trap 'rm -rf "$work"' EXIT
-	flags=$(version_flags "$group")
-	for package in $(go list -f '{{.ImportPath}}' tool); do
-		build_program "$package" "$work/$(program_of "$package")" "$flags"
-	done
-	chmod 755 "$work"
-	mv --no-target-directory "$work" "$folder"
+# The programs and their packages.
+declare -A PROGRAMS=(
+	[containerd]=github.com/containerd/containerd/v2/cmd/containerd
+	[containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	[coredns]=./coredns
+	[ctr]=github.com/containerd/containerd/v2/cmd/ctr
+	[etcd]=go.etcd.io/etcd/server/v3
+	[helm]=helm.sh/helm/v4/cmd/helm
+	[kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
+	[kube-controller-manager]=k8s.io/kubernetes/cmd/kube-controller-manager
+	[kube-proxy]=k8s.io/kubernetes/cmd/kube-proxy
+	[kube-scheduler]=k8s.io/kubernetes/cmd/kube-scheduler
+	[kubectl]=k8s.io/kubernetes/cmd/kubectl
+	[kubelet]=k8s.io/kubernetes/cmd/kubelet
+	[kwok]=sigs.k8s.io/kwok/cmd/kwok
+	[minio]=github.com/minio/minio
 )
 
-# build_binaries GROUP...: builds what is missing and points `bin/current` at it.
-build_binaries() {
-	local group program
-	mkdir -p "$STOKER_CACHE/bin/current"
-	for group in "$@"; do
-		build_group "$group"
-		for program in "$(group_folder "$group")"/*; do
-			ln --symbolic --force --no-dereference "../${program#"$STOKER_CACHE/bin/"}" \
-				"$STOKER_CACHE/bin/current/${program##*/}"
-		done
+version_of() { go list -m -f '{{.Version}}' "$1"; }
+
+# Linker flags: no tables for debuggers, and the versions of the programs that would otherwise report none.
+linker_flags() {
+	local kubernetes major minor package=k8s.io/component-base/version
+	kubernetes=$(version_of k8s.io/kubernetes)
+	IFS=. read -r major minor _ <<<"${kubernetes#v}"
+	echo "-s -w -X $package.gitVersion=$kubernetes -X $package.gitMajor=$major -X $package.gitMinor=$minor" \
+		"-X helm.sh/helm/v4/internal/version.version=$(version_of helm.sh/helm/v4)"
+}
+
+# Shows how far `go build -v` is, which names each package that it compiles.
+show_progress() {
+	local count=0
+	while read -r; do
+		((++count % 500)) || say "  $count Go packages compiled"
 	done
 }
+
+# One run of the compiler for all: linking one program and compiling the next go on side by side. Without DWARF,
+# of which nothing is kept, an eighth less to do.
+go_build() {
+	nice go build -v -trimpath -buildvcs=false -mod=readonly -gcflags=all=-dwarf=false -ldflags "$(linker_flags)" "$@"
+}
+
+# The folder of the programs, named by what they are built from: the module and the recipe.
+programs_folder() {
+	local digest
+	digest=$({
+		cat "$CLUSTER_DIR"/binaries/{go.mod,go.sum,coredns/main.go}
+		declare -p PROGRAMS
+		declare -f linker_flags go_build
+	} | sha256sum)
+	printf '%s\n' "$STOKER_CACHE/bin/${digest:0:12}"
+}
+
+# compile FOLDER PROGRAM...: lays programs into a folder when all of them are complete. Ends the shell on failure.
+compile() {
+	local folder=$1 log program started=$SECONDS packages=()
+	shift
+	for program in "$@"; do packages+=("${PROGRAMS[$program]}"); done
+	command -v go >/dev/null || die "Go is not on the PATH; install Go 1.26 or newer."
+	say "building from source, once (about 15 minutes for all on two cores): $*"
+	work=$(mktemp -d "$folder.XXXXXX")
+	trap 'rm -rf "$work"' EXIT
+	log=$work/log
+	cd "$CLUSTER_DIR/binaries" || exit
+	if ! CGO_ENABLED=0 GOWORK=off go_build -o "$work/" "${packages[@]}" 2>&1 | tee "$log" | show_progress; then
+		tail -n 20 "$log" >&2
+		die "go could not build them; if it could not reach the Go module proxy, mend that and run this again."
+	fi
+	[[ ! -e $work/server ]] || mv "$work/server" "$work/etcd" # named by the path of etcd's package
+	for program in "$@"; do mv "$work/$program" "$folder"; done
+	say "built $# Go programs in $((SECONDS - started)) s"
+}
+
+# build_programs PROGRAM...: builds what is missing, one build at a time, and points `bin/current` at it.
+build_programs() (
+	folder=$(programs_folder) work='' missing=()
+	mkdir -p "$folder" "$BIN"
+	exec 9>"$STOKER_CACHE/bin/lock"
+	flock 9
+	for program in "$@"; do
+		[[ -x $folder/$program ]] || missing+=("$program")
+	done
+	((${#missing[@]} == 0)) || compile "$folder" "${missing[@]}"
+	for program in "$@"; do
+		ln --symbolic --force --no-dereference "../${folder##*/}/$program" "$BIN/$program"
+	done
+)

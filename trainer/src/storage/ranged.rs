@@ -7,7 +7,7 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
+use futures::{StreamExt, stream, stream::BoxStream};
 use object_store::{
     CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,
@@ -17,9 +17,6 @@ use super::error::chain;
 
 /// Bytes per request.
 const CHUNK: u64 = 8 << 20;
-/// Bytes that are handed on at a time. DataFusion takes one piece for each batch of rows that it gives, and keeps what the
-/// batch leaves of it: pieces larger than a batch would pile up until the whole file is in memory.
-const PIECE: usize = 8 << 10;
 
 /// A store whose whole-object reads are ranges of [`CHUNK`] bytes, one of them read ahead.
 #[derive(Clone, Debug)]
@@ -50,15 +47,9 @@ impl Ranged {
             })
             .buffered(2);
         let chunks = stream::once(async { Ok(first) }).chain(rest);
-        let payload = GetResultPayload::Stream(chunks.map_ok(pieces).try_flatten().boxed());
+        let payload = GetResultPayload::Stream(chunks.boxed());
         Ok(GetResult { payload, range: 0..size, meta, attributes })
     }
-}
-
-/// A chunk in parts of at most [`PIECE`] bytes, without a copy.
-fn pieces(chunk: Bytes) -> impl Stream<Item = Result<Bytes>> + Send {
-    let starts = (0..chunk.len()).step_by(PIECE);
-    stream::iter(starts.map(move |start| Ok(chunk.slice(start..chunk.len().min(start + PIECE)))))
 }
 
 impl fmt::Display for Ranged {
@@ -115,6 +106,7 @@ impl ObjectStore for Ranged {
 
 #[cfg(test)]
 mod tests {
+    use futures::TryStreamExt;
     use object_store::{ObjectStoreExt, memory::InMemory};
 
     use super::*;
@@ -130,7 +122,6 @@ mod tests {
             assert_eq!(result.range, 0..size);
             let read: Vec<Bytes> = result.into_stream().try_collect().await.unwrap();
             assert!(read.concat() == bytes, "{size} bytes");
-            assert!(read.iter().all(|piece| piece.len() <= PIECE));
         }
     }
 
