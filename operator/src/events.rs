@@ -15,25 +15,46 @@ use crate::{
 };
 
 /// How soon after one question the next may be asked, whatever it is about: many objects that wait in a busy cluster's
-/// queues must not load it further.
+/// queues must not load it further. It doubles with each answer that explains nothing, up to the longest.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The longest wait between two questions.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// The most events that are read about an object: those of one kind are one event that counts.
 const MOST: u32 = 50;
 
 /// Bounds how often events are asked for.
-#[derive(Debug, Default)]
-pub struct Inquiries(Mutex<Option<Instant>>);
+#[derive(Debug)]
+pub struct Inquiries(Mutex<Pace>);
+
+/// When the last question was asked, and how long to wait after it.
+#[derive(Debug)]
+struct Pace {
+    last: Option<Instant>,
+    pause: Duration,
+}
+
+impl Default for Inquiries {
+    fn default() -> Self {
+        Self(Mutex::new(Pace { last: None, pause: PAUSE }))
+    }
+}
 
 impl Inquiries {
     /// Whether one more question may be asked now.
     pub fn allow(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|last| last.elapsed() >= PAUSE);
+        let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = pace.last.is_none_or(|last| last.elapsed() >= pace.pause);
         if may {
-            *last = Some(Instant::now());
+            pace.last = Some(Instant::now());
         }
         may
+    }
+
+    /// Takes note of whether the last answer explained anything.
+    fn answered(&self, has_explained: bool) {
+        let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.pause = if has_explained { PAUSE } else { pace.pause.saturating_mul(2).min(LONGEST_PAUSE) };
     }
 }
 
@@ -52,7 +73,9 @@ pub async fn obstacle(context: &Context, namespace: &str, uid: &str) -> Result<O
     let about = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(MOST);
     let events = context.api::<Event>(namespace).list(&about).await;
     let events = events.map_err(|error| Error::api("read", format!("the events of {uid}"), error))?;
-    Ok(last_obstacle(events.items))
+    let found = last_obstacle(events.items);
+    context.inquiries.answered(found.is_some());
+    Ok(found)
 }
 
 fn last_obstacle(mut events: Vec<Event>) -> Option<StatusError> {
@@ -122,6 +145,18 @@ mod tests {
             assert_eq!(found, expected, "{message}");
             assert!(found.is_none_or(tell_of));
         }
+    }
+
+    #[test]
+    fn answers_that_explain_nothing_make_questions_rarer_and_one_that_does_as_frequent_as_ever() {
+        let inquiries = Inquiries::default();
+        let pause_after = |has_explained| {
+            inquiries.answered(has_explained);
+            inquiries.0.lock().unwrap().pause
+        };
+        let pauses = [false, false, false, false, false, true].map(pause_after);
+        assert_eq!(pauses.map(|pause| pause.as_millis()), [1000, 2000, 4000, 8000, 8000, 500]);
+        assert!(inquiries.allow() && !inquiries.allow());
     }
 
     #[test]
