@@ -3,7 +3,7 @@
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy},
-    core::NamespaceResourceScope,
+    core::{NamespaceResourceScope, Request},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -18,13 +18,18 @@ use crate::{
 pub const FIELD_MANAGER: &str = "stoker-operator";
 
 /// What can be written: a namespaced kind of the API.
-pub trait Object:
-    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned
+pub trait Object: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Debug + Serialize {}
+
+impl<K> Object for K where K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Debug + Serialize {}
+
+/// As what an answer is read: all of an object, or the part of it that is asked for, such as [`crate::lean::Job`].
+pub trait Answer:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned
 {
 }
 
-impl<K> Object for K where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned
+impl<K> Answer for K where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned
 {
 }
 
@@ -35,9 +40,9 @@ impl<K> Object for K where
 ///
 /// # Errors
 /// [`Error::NameConflict`] if an object of the name belongs to somebody else; [`Error::Api`] if it is refused.
-pub async fn apply<K: Object>(context: &Context, object: &K) -> Result<K> {
+pub async fn apply<A: Answer>(context: &Context, object: &impl Object) -> Result<A> {
     context.fence.check()?;
-    let api = api_of(context, object)?;
+    let api = context.api::<A>(&namespace_of(object)?);
     let patch = Patch::Apply(object);
     let gentle = PatchParams::apply(FIELD_MANAGER);
     match api.patch(&object.name_any(), &gentle, &patch).await {
@@ -56,14 +61,17 @@ pub async fn apply<K: Object>(context: &Context, object: &K) -> Result<K> {
 ///
 /// # Errors
 /// [`Error::NameConflict`] if an object of the name belongs to somebody else; [`Error::Api`] if it is refused.
-pub async fn create<K: Object>(context: &Context, object: &K) -> Result<K> {
+pub async fn create<A: Answer, K: Object>(context: &Context, object: &K) -> Result<A> {
     context.fence.check()?;
-    let api = api_of(context, object)?;
+    let namespace = namespace_of(object)?;
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match api.create(&parameters, object).await {
+    let body = serde_json::to_vec(object).map_err(|source| Error::Serialize { object: describe(object), source })?;
+    let request = Request::new(K::url_path(&(), Some(&namespace))).create(&parameters, body);
+    let request = request.map_err(|error| Error::api("create", describe(object), kube::Error::BuildRequest(error)))?;
+    match context.client.request(request).await {
         Ok(created) => Ok(created),
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            expect_owned(&api, object, "create", status).await
+            expect_owned(&context.api(&namespace), object, "create", status).await
         }
         Err(error) => Err(Error::api("create", describe(object), error)),
     }
@@ -73,18 +81,18 @@ pub async fn create<K: Object>(context: &Context, object: &K) -> Result<K> {
 ///
 /// # Errors
 /// [`Error::Api`] if it is refused.
-pub async fn patch<K: Object>(context: &Context, namespace: &str, name: &str, fields: &Value) -> Result<K> {
+pub async fn patch<A: Answer>(context: &Context, namespace: &str, name: &str, fields: &Value) -> Result<A> {
     context.fence.check()?;
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    let patched = context.api::<K>(namespace).patch(name, &parameters, &Patch::Merge(fields)).await;
-    patched.map_err(|error| Error::api("change", format!("{} {name}", K::kind(&())), error))
+    let patched = context.api::<A>(namespace).patch(name, &parameters, &Patch::Merge(fields)).await;
+    patched.map_err(|error| Error::api("change", format!("{} {name}", A::kind(&())), error))
 }
 
 /// Deletes an object of ours and what it owns; one that is gone already is as good.
 ///
 /// # Errors
 /// [`Error::Api`] if it is refused.
-pub async fn delete<K: Object>(context: &Context, namespace: &str, name: &str) -> Result<()> {
+pub async fn delete<K: Answer>(context: &Context, namespace: &str, name: &str) -> Result<()> {
     context.fence.check()?;
     let parameters =
         DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
@@ -96,12 +104,12 @@ pub async fn delete<K: Object>(context: &Context, namespace: &str, name: &str) -
 }
 
 /// The existing object of the name, if it has the owner that `object` names.
-async fn expect_owned<K: Object>(
-    api: &Api<K>,
+async fn expect_owned<A: Answer, K: Object>(
+    api: &Api<A>,
     object: &K,
     verb: &'static str,
     refusal: Box<kube::core::Status>,
-) -> Result<K> {
+) -> Result<A> {
     let existing = api.get_opt(&object.name_any()).await;
     match existing.map_err(|error| Error::api("read", describe(object), error))? {
         Some(existing) if controller_uid(&existing) == controller_uid(object) => Ok(existing),
@@ -111,14 +119,13 @@ async fn expect_owned<K: Object>(
     }
 }
 
-fn controller_uid<K: Object>(object: &K) -> Option<&str> {
+fn controller_uid(object: &impl Resource) -> Option<&str> {
     let owners = object.owner_references();
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
-fn api_of<K: Object>(context: &Context, object: &K) -> Result<Api<K>> {
-    let namespace = object.namespace().ok_or_else(|| Error::Incomplete(describe(object), "namespace"))?;
-    Ok(context.api(&namespace))
+fn namespace_of(object: &impl Object) -> Result<String> {
+    object.namespace().ok_or_else(|| Error::Incomplete(describe(object), "namespace"))
 }
 
 fn describe<K: Object>(object: &K) -> String {

@@ -18,6 +18,7 @@ pub mod figures;
 pub mod generate;
 pub mod labels;
 pub mod leader;
+pub mod lean;
 pub mod logs;
 pub mod metrics;
 pub mod operator;

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodCondition, PodStatus};
 use stoker_crds::{
     report::{PREEMPTED_EXIT_CODE, Reason, RunError, RunReport},
     training::status::StatusError,
 };
 
-use crate::labels;
+use crate::{labels, lean::Pod};
 
 /// The containers of our pods.
 const OURS: [&str; 2] = [labels::TRAINER, labels::SERVER];

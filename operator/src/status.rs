@@ -16,6 +16,7 @@ use crate::{
     apply::{FIELD_MANAGER, Object},
     context::Context,
     error::{Error, Result},
+    lean::ReadLean,
 };
 
 /// Objects as they were after our last write of their status, while the watch still shows them older.
@@ -57,8 +58,7 @@ impl<K: ResourceExt> Written<K> {
         }
     }
 
-    fn remember(&self, mut object: K) {
-        object.managed_fields_mut().clear();
+    fn remember(&self, object: K) {
         let Some(uid) = object.meta().uid.clone() else { return };
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, Arc::new(object));
     }
@@ -76,7 +76,7 @@ fn version(object: &impl ResourceExt) -> u64 {
 /// [`Error::Api`] if it is refused; an object that is gone meanwhile needs no status.
 pub async fn write<K, S>(context: &Context, written: &Written<K>, object: &K, status: &S) -> Result<()>
 where
-    K: Object,
+    K: Object + ReadLean,
     S: Serialize,
 {
     context.fence.check()?;
@@ -92,9 +92,9 @@ where
         "status": without_empty(status),
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    match context.api::<K>(&namespace).patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
+    match context.api::<K::Lean>(&namespace).patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
         Ok(after) => {
-            written.remember(after);
+            written.remember(after.into());
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),

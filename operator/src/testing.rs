@@ -9,6 +9,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use kube::{Client, client::Body};
 use prometheus_client::registry::Registry;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tower_test::mock;
@@ -154,4 +155,9 @@ fn as_stored(mut object: Value) -> Value {
     }
     metadata["creationTimestamp"] = fixtures::now().to_string().into();
     object
+}
+
+/// An object as the watches would show it.
+pub(crate) fn read_back<A: DeserializeOwned>(object: &impl Serialize) -> A {
+    serde_json::from_value(serde_json::to_value(object).unwrap()).unwrap()
 }

@@ -12,13 +12,7 @@ use futures::{
     future::{BoxFuture, join_all},
     stream,
 };
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    batch::v1::Job,
-    core::v1::{Pod, Service},
-    networking::v1::NetworkPolicy,
-    policy::v1::PodDisruptionBudget,
-};
+use k8s_openapi::api::{core::v1::Service, networking::v1::NetworkPolicy, policy::v1::PodDisruptionBudget};
 use kube::{
     Api, Resource, ResourceExt,
     core::{NamespaceResourceScope, PartialObjectMeta},
@@ -35,13 +29,11 @@ use crate::{
     cache::Owned,
     context::Context,
     labels::{self, Owner, RESTART_ANNOTATION},
+    lean::{Deployment, Job, Pod, ReadLean},
 };
 
 /// How many objects a page of an initial list holds: few, since a page is in memory as a whole.
 const PAGE: u32 = 100;
-
-/// The copy of its spec that `kubectl apply` leaves on an object.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The writing ends of the stores of both kinds.
 pub struct Writers {
@@ -124,10 +116,7 @@ fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    watcher(api, config.page_size(PAGE)).default_backoff().modify(|object| {
-        object.managed_fields_mut().clear();
-        object.annotations_mut().remove(LAST_APPLIED);
-    })
+    watcher(api, config.page_size(PAGE)).default_backoff()
 }
 
 /// The changes of the metadata of a kind of which Stoker owns objects.
@@ -210,11 +199,23 @@ fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(before: Vec<Arc<K>>, 
     gone.chain(there.iter().map(|object| Seen { object: object.clone(), is_gone: false })).collect()
 }
 
+/// The changes of a kind of ours.
+fn resources<K>(context: &Context) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>
+where
+    K: ReadLean + Send + 'static,
+{
+    events(context.watched::<K::Lean>(), watcher::Config::default()).map_ok(|event| match event {
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(object.into()),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(object) => Event::Apply(object.into()),
+        Event::Delete(object) => Event::Delete(object.into()),
+    })
+}
+
 async fn trainings(context: &Context, writer: Writer<ModelTraining>, bell: &Bell) {
     let (mut specs, mut models) = (Changes::default(), Changes::default());
-    let config = watcher::Config::default();
-    let watch = reflected(events(context.watched::<ModelTraining>(), config), writer);
-    let mut watch = std::pin::pin!(watch);
+    let mut watch = std::pin::pin!(reflected(resources(context), writer));
     while let Some(seen) = watch.next().await {
         let Some(Seen { object: training, is_gone }) = told(seen) else { continue };
         let uid = training.uid().unwrap_or_default();
@@ -262,9 +263,7 @@ fn deployments_of(context: &Context, training: &ModelTraining) -> impl Iterator<
 
 async fn deployments(context: &Context, writer: Writer<ModelDeployment>, bell: &Bell) {
     let mut specs = Changes::default();
-    let config = watcher::Config::default();
-    let watch = reflected(events(context.watched::<ModelDeployment>(), config), writer);
-    let mut watch = std::pin::pin!(watch);
+    let mut watch = std::pin::pin!(reflected(resources(context), writer));
     while let Some(seen) = watch.next().await {
         let Some(Seen { object: deployment, is_gone }) = told(seen) else { continue };
         let uid = deployment.uid().unwrap_or_default();

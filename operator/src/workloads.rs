@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    apps::v1::{Deployment, DeploymentCondition},
-    core::v1::Service,
-    networking::v1::NetworkPolicy,
-    policy::v1::PodDisruptionBudget,
+    apps::v1::DeploymentCondition, core::v1::Service, networking::v1::NetworkPolicy, policy::v1::PodDisruptionBudget,
 };
 use kube::{Resource, ResourceExt};
 
 use crate::{
     cache::Owned,
     labels::{DIGEST_ANNOTATION, MODEL_DIGEST_ANNOTATION, MODEL_VERSION_ANNOTATION},
+    lean::Deployment,
 };
 
 /// An `apps/v1` Deployment: one revision of a ModelDeployment.

@@ -1,9 +1,9 @@
 //! Makes the cluster hold what was built, with as few requests as that takes: none for what is so already.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use k8s_openapi::api::{apps::v1::Deployment, policy::v1::PodDisruptionBudget};
-use kube::ResourceExt;
+use kube::{ResourceExt, core::PartialObjectMeta};
 use serde_json::json;
 
 use super::{
@@ -16,6 +16,7 @@ use crate::{
     Context, Result,
     apply::{self, Object},
     labels::{DIGEST_ANNOTATION, Owner},
+    lean,
     workloads::{Child, ChildView, WorkloadView},
 };
 
@@ -86,7 +87,7 @@ impl Writer<'_> {
         if let Some(spec) = &mut workload.spec {
             spec.replicas = i32::try_from(replicas).ok();
         }
-        let written = match seen {
+        let written: lean::Deployment = match seen {
             None => apply::create(self.context, &workload).await?,
             Some(seen) => match self.freshness::<Deployment>(&seen.name, &seen.state) {
                 Freshness::Current => return self.scale(seen, replicas).await,
@@ -117,14 +118,14 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn wrote_workload(&self, workload: Deployment) {
+    fn wrote_workload(&self, workload: lean::Deployment) {
         let view = WorkloadView::from(workload);
         self.remember::<Deployment>(&view.name, &view.state);
         self.context.workloads.insert(self.owner.clone(), view.name.clone(), view);
     }
 
     /// Makes an object what it should be, unless it is so already.
-    async fn settle<K: Object + Child>(&self, object: &K) -> Result<()> {
+    async fn settle<K: Object + Child + Clone + Debug>(&self, object: &K) -> Result<()> {
         let name = object.name_any();
         let views = K::views(&self.context.children);
         let wanted = object.annotations().get(DIGEST_ANNOTATION).map(String::as_str);
@@ -133,17 +134,21 @@ impl Writer<'_> {
             Some(seen) => match self.freshness::<K>(&name, &seen) {
                 Freshness::Current if is_wanted(&seen) => return Ok(()),
                 Freshness::Behind => return Ok(()),
-                Freshness::Current | Freshness::Changed => ChildView::of(&apply::apply(self.context, object).await?),
+                Freshness::Current | Freshness::Changed => self.applied(object).await?,
             },
             // Unlike an apply, it fails if somebody else has an object of that name.
-            None => ChildView::of(&apply::create(self.context, object).await?),
+            None => ChildView::of(&apply::create::<PartialObjectMeta<K>, _>(self.context, object).await?),
         };
         if !is_wanted(&view) {
-            view = ChildView::of(&apply::apply(self.context, object).await?);
+            view = self.applied(object).await?;
         }
         self.remember::<K>(&name, &view);
         views.insert(self.owner.clone(), name, view);
         Ok(())
+    }
+
+    async fn applied<K: Object + Clone + Debug>(&self, object: &K) -> Result<ChildView> {
+        Ok(ChildView::of(&apply::apply::<PartialObjectMeta<K>>(self.context, object).await?))
     }
 
     async fn remove_budget(&self, name: &str) -> Result<()> {

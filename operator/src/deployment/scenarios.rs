@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{ResourceExt, runtime::watcher::Event};
+use serde::Serialize;
 use serde_json::json;
 use stoker_crds::{
     ModelDeployment, ModelDeploymentStatus, Reason,
@@ -18,7 +19,8 @@ use super::{
 use crate::{
     Context, Error,
     labels::Owner,
-    testing::{ApiServer, Seen, Step},
+    lean,
+    testing::{ApiServer, Seen, Step, read_back},
     training::fixtures::settings,
     watches::Writers,
     workloads::{ChildView, WorkloadView},
@@ -87,6 +89,11 @@ fn objects(version: u32, replicas: u32) -> Objects {
     build(&wanted, &settings()).unwrap()
 }
 
+/// A Deployment as the watch shows it.
+fn as_seen(workload: &impl Serialize) -> WorkloadView {
+    read_back::<lean::Deployment>(workload).into()
+}
+
 /// Lets the watches show everything that version 1 needs, with that many pods asked for, there, and ready.
 fn show(context: &Context, [replicas, pods, ready]: [u32; 3]) -> String {
     let Objects { service, policy, budget, workload } = objects(1, replicas);
@@ -96,7 +103,7 @@ fn show(context: &Context, [replicas, pods, ready]: [u32; 3]) -> String {
     if let Some(budget) = budget {
         children.budgets.insert(owner(), "digits".into(), ChildView::of(&budget));
     }
-    show_workload(context, WorkloadView::from(workload), [replicas, pods, ready])
+    show_workload(context, as_seen(&workload), [replicas, pods, ready])
 }
 
 /// Lets the watch show a Deployment, and returns its name.
@@ -215,7 +222,7 @@ async fn a_ready_pod_of_the_new_version_takes_the_place_of_an_old_one() {
     let server = ApiServer::expecting([scaled(&old, 1), status_written()]);
     let (context, _writers) = context(&server, 2);
     show(&context, [2, 2, 2]);
-    show_workload(&context, objects(2, 2).workload.into(), [1, 1, 1]);
+    show_workload(&context, as_seen(&objects(2, 2).workload), [1, 1, 1]);
     reconcile(Arc::new(digits(2, None)), context).await.unwrap();
     let requests = server.requests().await;
     assert_eq!(requests[0].body, json!({"spec": {"replicas": 1}}));
@@ -232,7 +239,7 @@ async fn the_last_old_deployment_goes_and_the_roll_is_told() {
     let server = ApiServer::expecting([deleted(format!("{WORKLOADS}/{old}")), status_written(), event()]);
     let (context, _writers) = context(&server, 2);
     show(&context, [0, 0, 0]);
-    show_workload(&context, objects(2, 1).workload.into(), [1, 1, 1]);
+    show_workload(&context, as_seen(&objects(2, 1).workload), [1, 1, 1]);
     reconcile(Arc::new(digits(1, Some(rolling))), context).await.unwrap();
     let requests = server.requests().await;
     assert_eq!(written(&requests[..2]).phase, Some(Phase::Available));

@@ -1,6 +1,6 @@
 //! Makes the cluster hold what a run needs, with as few requests as that takes: none for what is so already.
 
-use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::{
     network,
     validate::ValidRun,
 };
-use crate::{apply, context::Context, error::Result, labels, pods::State};
+use crate::{apply, context::Context, error::Result, labels, lean::Job, pods::State};
 
 /// How many Jobs of earlier runs are kept, with their pods and logs.
 const KEPT_RUNS: usize = 3;
@@ -51,7 +51,7 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
         Some(job) => {
             if is_unable_to_start(observed) {
                 // Somebody may have deleted its configuration; one that is there is of the same run.
-                apply::create(context, &objects.config_map).await?;
+                apply::create::<ConfigMap, _>(context, &objects.config_map).await?;
             }
             adjust(context, run, job).await?;
             Ok(Applied::Running)
@@ -71,7 +71,7 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
 
 async fn start(context: &Context, run: &ValidRun, objects: &Objects) -> Result<()> {
     settle_config(context, run, &objects.config_map).await?;
-    let job = apply::create(context, &objects.job).await?;
+    let job: Job = apply::create(context, &objects.job).await?;
     context.jobs.insert(run.owner.clone(), run.name.clone(), JobView::from(job));
     Ok(())
 }
@@ -79,10 +79,10 @@ async fn start(context: &Context, run: &ValidRun, objects: &Objects) -> Result<(
 /// Makes a run's configuration, in place of one that a deletion which was cut short has left: it may be of another spec,
 /// and cannot be changed.
 async fn settle_config(context: &Context, run: &ValidRun, wanted: &ConfigMap) -> Result<()> {
-    let found = apply::create(context, wanted).await?;
+    let found: ConfigMap = apply::create(context, wanted).await?;
     if found.data != wanted.data {
         apply::delete::<ConfigMap>(context, &run.namespace, &run.name).await?;
-        apply::create(context, wanted).await?;
+        apply::create::<ConfigMap, _>(context, wanted).await?;
     }
     Ok(())
 }

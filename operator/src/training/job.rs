@@ -1,10 +1,9 @@
 //! The Job of a run.
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::Job;
 use stoker_crds::ModelTraining;
 
-use crate::labels;
+use crate::{labels, lean::Job};
 
 /// The little that a reconcile needs of a Job.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
+use kube::core::PartialObjectMeta;
 use stoker_crds::progress::PROGRESS_PORT;
 use tokio::sync::OnceCell;
 
@@ -57,7 +58,7 @@ pub async fn admit_operator_only(context: &Context, namespace: &str, owner: &Own
     let guarded = context.guarded_namespaces.of(namespace);
     let make = || async {
         let policy = policy(namespace, owner, &context.settings.operator_namespace);
-        apply::apply(context, &policy).await.map(drop)
+        apply::apply::<PartialObjectMeta<NetworkPolicy>>(context, &policy).await.map(drop)
     };
     guarded.get_or_try_init(make).await?;
     Ok(())
