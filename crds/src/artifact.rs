@@ -14,6 +14,8 @@ pub const CONFIG: &str = "config.json";
 pub const WEIGHTS: &str = "model.safetensors";
 /// The fitted transforms of a model.
 pub const PREPROCESSOR: &str = "preprocessor.json";
+/// The tokenizer of a language model, as Hugging Face's `tokenizers` read it.
+pub const TOKENIZER: &str = "tokenizer.json";
 /// Final metrics and lineage of a model.
 pub const METRICS: &str = "metrics.json";
 /// The longest file name that a manifest may hold.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::training::{
     Data, Model, ModelTrainingSpec, Resources, Storage, Task, Train,
     data::Format,
+    model::{InvalidTransformer, TransformerConfig},
     optimize::{Checkpoint, Length, Loss},
 };
 
@@ -50,7 +51,7 @@ pub struct TrainConfig {
     /// The data.
     pub data: Data<Format>,
     /// The model.
-    pub model: Model,
+    pub model: Model<TransformerConfig>,
     /// How it is trained.
     pub train: Train<Loss>,
     /// How often the state is saved.
@@ -68,29 +69,34 @@ pub enum ResolveError {
     #[error("spec.storage is not set, and the operator was installed without a default storage: set spec.storage.uri")]
     NoStorage,
     /// The files' format is unknown.
-    #[error("spec.data.format is not set, and the extension of '{0}' does not say it: set csv, jsonLines or parquet")]
+    #[error(
+        "spec.data.format is not set, and the extension of '{0}' does not say it: set csv, jsonLines, parquet or text"
+    )]
     NoFormat(String),
+    /// There is no such transformer.
+    #[error("spec.model.transformer: {0}")]
+    Transformer(#[from] InvalidTransformer),
 }
 
 impl TrainConfig {
     /// The configuration of one run of a spec.
     ///
     /// # Errors
-    /// If the storage or the format is neither given nor known by default.
+    /// If the storage or the format is neither given nor known by default, or there is no such transformer.
     pub fn resolve(
         spec: &ModelTrainingSpec,
         run: RunIdentity,
         default_storage: Option<&Storage>,
     ) -> Result<Self, ResolveError> {
         let storage = spec.storage.as_ref().or(default_storage).ok_or(ResolveError::NoStorage)?;
-        let Data { source, format, csv, features, target, cast, clean, transform, split } = spec.data.clone();
+        let Data { source, format, csv, features, target, text, cast, clean, transform, split } = spec.data.clone();
         let format =
             format.or_else(|| Format::of_uri(&source.uri)).ok_or_else(|| ResolveError::NoFormat(source.uri.clone()))?;
         Ok(Self {
             run,
             task: spec.task,
-            data: Data { source, format, csv, features, target, cast, clean, transform, split },
-            model: spec.model.clone(),
+            data: Data { source, format, csv, features, target, text, cast, clean, transform, split },
+            model: spec.model.resolve()?,
             train: resolve_train(&spec.train, spec.task),
             checkpoint: spec.checkpoint.clone(),
             storage: storage.clone(),
@@ -102,7 +108,7 @@ impl TrainConfig {
 fn resolve_train(train: &Train, task: Task) -> Train<Loss> {
     let default_loss = match task {
         Task::Regression => Loss::MSE,
-        Task::Classification => Loss::CrossEntropy,
+        Task::Classification | Task::LanguageModeling => Loss::CrossEntropy,
     };
     let (epochs, steps) = match train.length() {
         Length::Epochs(epochs) => (Some(epochs), None),

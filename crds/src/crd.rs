@@ -55,11 +55,15 @@ pub fn model_training() -> CustomResourceDefinition {
         Some("spec"),
         &[
             rule(
-                "!has(self.train.loss) || (self.task == 'Classification' ? self.train.loss in ['CrossEntropy', 'BinaryCrossEntropy'] : self.train.loss in ['MSE', 'MAE', 'Huber'])",
-                "train.loss does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification",
+                "!has(self.train.loss) || self.train.loss in (self.task == 'Regression' ? ['MSE', 'MAE', 'Huber'] : self.task == 'Classification' ? ['CrossEntropy', 'BinaryCrossEntropy'] : ['CrossEntropy'])",
+                "train.loss does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification, CrossEntropy for LanguageModeling",
             ),
             rule(
-                "self.task == 'Regression' || self.data.target.size() == 1",
+                "self.task == 'LanguageModeling' || (has(self.data.target) && self.data.target.size() > 0)",
+                "data.target: name at least one column to predict",
+            ),
+            rule(
+                "self.task != 'Classification' || !has(self.data.target) || self.data.target.size() <= 1",
                 "data.target: Classification takes one target; several are for Regression",
             ),
             rule(
@@ -67,8 +71,8 @@ pub fn model_training() -> CustomResourceDefinition {
                 "data.split.stratify: only Classification can be stratified",
             ),
             rule(
-                "has(self.data.format) || self.data.source.uri.matches('\\\\.(csv|jsonl|ndjson|json|parquet)(\\\\.(gz|bz2|xz|zst))?$')",
-                "data.format: the URI's extension does not say how the files are written: set csv, jsonLines or parquet",
+                "has(self.data.format) || self.data.source.uri.matches('\\\\.(csv|jsonl|ndjson|json|parquet|txt|text|md)(\\\\.(gz|bz2|xz|zst))?$')",
+                "data.format: the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
             ),
             rule(
                 "!has(self.train.earlyStopping) || double(self.data.split.validation) > 0.0",
@@ -76,7 +80,50 @@ pub fn model_training() -> CustomResourceDefinition {
             ),
         ],
     );
+    add_rules(&mut crd, Some("spec"), &text_rules());
     crd
+}
+
+/// What LanguageModeling asks of `data`, and what only it takes.
+fn text_rules() -> [ValidationRule; 7] {
+    let is_format = |name: &str, extensions: &str| {
+        format!(
+            "(has(self.data.format) ? self.data.format == '{name}' : self.data.source.uri.matches('\\\\.({extensions})(\\\\.(gz|bz2|xz|zst))?$'))"
+        )
+    };
+    let (is_text, is_csv) = (is_format("text", "txt|text|md"), is_format("csv", "csv"));
+    [
+        rule(
+            "self.task != 'LanguageModeling' || !has(self.data.target) || self.data.target.size() == 0",
+            "data.target: LanguageModeling predicts the text itself: remove target",
+        ),
+        rule(
+            "self.task == 'LanguageModeling' || !has(self.data.text)",
+            "data.text is for LanguageModeling: remove it, or set task to LanguageModeling",
+        ),
+        rule(
+            &format!("self.task == 'LanguageModeling' ? !{is_csv} : !{is_text}"),
+            "data.format: LanguageModeling reads text, jsonLines or parquet; Regression and Classification read csv, jsonLines or parquet",
+        ),
+        rule(
+            "self.task != 'LanguageModeling' || !(has(self.data.features) || has(self.data.split.time) || has(self.data.clean.outliers) || has(self.data.clean.missing.columns) || self.data.clean.missing.strategy != 'Drop' || has(self.data.transform.columns))",
+            "data: features, clean.missing, clean.outliers, transform and split.time are for tables: LanguageModeling takes none of them",
+        ),
+        rule(
+            &format!(
+                "!has(self.data.text) || !(has(self.data.text.column) || has(self.data.text.messages)) || !{is_text}"
+            ),
+            "data.text: files of the format text have no columns: remove column and messages, or read jsonLines or parquet",
+        ),
+        rule(
+            &format!("!has(self.data.text) || !has(self.data.text.documents) || {is_text}"),
+            "data.text.documents cuts files of the format text: remove it, since each row of jsonLines and parquet is a document",
+        ),
+        rule(
+            "!has(self.data.text) || !has(self.data.text.tokenizer.file) || !self.data.text.tokenizer.file.uri.startsWith('file://') || has(self.data.source.persistentVolumeClaim)",
+            "data.text.tokenizer.file: a file:// URI lies on the volume of data.source: set data.source.persistentVolumeClaim, or take another URI",
+        ),
+    ]
 }
 
 /// The definition of [`ModelDeployment`].

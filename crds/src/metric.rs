@@ -15,6 +15,9 @@ pub const PRECISION: &str = "precision";
 pub const RECALL: &str = "recall";
 /// Macro-averaged F1 (of the positive class where there are two classes). Variants: `f1_micro`, `f1_weighted`.
 pub const F1: &str = "f1";
+/// e to the power of the mean cross-entropy of a token: among how many tokens, as likely as each other, the model would have
+/// to choose.
+pub const PERPLEXITY: &str = "perplexity";
 /// Area under the ROC curve; one-vs-rest macro average for several classes.
 pub const ROC_AUC: &str = "roc_auc";
 /// Mean squared error, in squared units of the target.

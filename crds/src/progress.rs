@@ -81,19 +81,27 @@ pub struct Progress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DataStats {
-    /// Rows read from the source.
+    /// Rows read from the source; of LanguageModeling, documents.
     pub rows_read: u64,
-    /// Rows dropped, by the rule that dropped them: `duplicates`, `missing`, `require`, `outliers`.
+    /// Rows dropped, by the rule that dropped them: `duplicates`, `missing`, `require`, `outliers`; of documents also
+    /// `length` and `nearDuplicates`.
     pub rows_dropped: BTreeMap<String, u64>,
-    /// Rows in the training split.
+    /// Rows in the training split; of LanguageModeling, sequences of the model's context.
     pub train: u64,
     /// Rows in the validation split.
     pub validation: u64,
     /// Rows in the test split.
     pub test: u64,
+    /// Tokens of all splits together, of LanguageModeling.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tokens: u64,
     /// `sha256:…` over the names, sizes and versions of the files read.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The metrics at the end of one epoch.

@@ -61,9 +61,25 @@ fn meanings(values: &Value) -> Option<String> {
     Some(values.as_array()?.iter().map(line).collect::<Option<Vec<_>>>()?.join("\n"))
 }
 
+/// An object without a property. Kubernetes takes no `additionalProperties: false`, which kube drops of objects with
+/// properties alone.
+pub(crate) fn empty_object(schema: &mut Schema) {
+    schema.remove("additionalProperties");
+}
+
 /// A value that may be a number or a string. A structural schema has no way to say that of fractions, and CEL does not see
 /// fields without a type, so a fraction is written as a string.
 pub(crate) fn int_or_string(schema: &mut Schema) {
     schema.remove("anyOf");
     schema.insert("x-kubernetes-int-or-string".into(), json!(true));
+}
+
+#[cfg(all(test, feature = "kinds"))]
+mod tests {
+    #[test]
+    fn no_definition_forbids_additional_properties_which_kubernetes_would_refuse() {
+        for manifest in crate::crd::manifests().unwrap() {
+            assert!(!manifest.to_string().contains(r#""additionalProperties":false"#));
+        }
+    }
 }

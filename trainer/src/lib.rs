@@ -1,6 +1,6 @@
 //! The trainer: reads data, trains a model, publishes it, and serves it.
 //!
-//! The stages of a run, each a module: [`data`] → [`model`] → [`training`] → [`artifact`], driven by [`run`];
+//! The stages of a run, each a module: [`data`] or [`text`] → [`model`] → [`training`] → [`artifact`], driven by [`run`];
 //! [`server`] serves what was published. [`storage`] is the only way to object storage, [`cli`] the only way in.
 
 pub mod artifact;
@@ -10,4 +10,5 @@ pub mod model;
 pub mod run;
 pub mod server;
 pub mod storage;
+pub mod text;
 pub mod training;

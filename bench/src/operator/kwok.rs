@@ -110,6 +110,7 @@ fn report() -> RunReport {
             train: 1437,
             validation: 180,
             test: 180,
+            tokens: 0,
             fingerprint: format!("sha256:{digest}"),
         }),
         metrics: [(Split::Train, metrics(0.02)), (Split::Validation, metrics(0.1)), (Split::Test, metrics(0.12))]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::storage::Location;
+use super::{storage::Location, text::Text};
 
 /// Where the data lies, which columns are used, and how they are cleaned, converted and split.
 ///
@@ -28,9 +28,15 @@ pub struct Data<F = Option<Format>> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), inner(length(min = 1, max = 256)))]
     pub features: Vec<String>,
-    /// Columns that the model predicts: one, or several for multi-output regression.
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 256)))]
+    /// Columns that the model predicts: one, or several for multi-output regression. LanguageModeling takes none: it
+    /// predicts the text itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
     pub target: Vec<String>,
+    /// The documents of LanguageModeling, and the tokens that they become. Of the other fields, `source`, `format`, `cast`,
+    /// `clean.duplicates`, `clean.require` and the shares and the seed of `split` hold for documents too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Text>,
     /// Types to read columns as, where the inferred one is not meant: a ZIP code is text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 1024))]
@@ -56,11 +62,13 @@ pub enum Format {
     JsonLines,
     /// Apache Parquet.
     Parquet,
+    /// Plain text in UTF-8: documents for LanguageModeling, with the columns `text` and `file` for `clean.require`.
+    Text,
 }
 
 impl Format {
-    /// The format that a URI's extension says: `.csv`, `.jsonl`, `.ndjson`, `.json`, `.parquet`, with or without
-    /// the ending of a compression.
+    /// The format that a URI's extension says: `.csv`, `.jsonl`, `.ndjson`, `.json`, `.parquet`, `.txt`, `.text`, `.md`,
+    /// with or without the ending of a compression.
     pub fn of_uri(uri: &str) -> Option<Self> {
         let mut parts = uri.rsplit('.');
         let last = parts.next()?;
@@ -69,6 +77,7 @@ impl Format {
             "csv" => Some(Self::Csv),
             "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
             "parquet" => Some(Self::Parquet),
+            "txt" | "text" | "md" => Some(Self::Text),
             _ => None,
         }
     }

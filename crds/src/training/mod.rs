@@ -14,6 +14,7 @@ pub mod pod;
 #[cfg(feature = "kinds")]
 pub mod status;
 pub mod storage;
+pub mod text;
 pub mod validate;
 
 use schemars::JsonSchema;
@@ -25,6 +26,7 @@ pub use self::{
     optimize::Train,
     pod::{Resources, Scheduling},
     storage::Storage,
+    text::Text,
 };
 use crate::duration::Duration;
 
@@ -154,4 +156,6 @@ pub enum Task {
     Regression,
     /// To predict one of several classes per row.
     Classification,
+    /// To predict the next token of a text.
+    LanguageModeling,
 }

@@ -13,7 +13,8 @@ use crate::duration::Duration;
     "message": "set epochs or steps, not both",
 }]))]
 pub struct Train<L = Option<Loss>> {
-    /// What the training minimizes. The default is `CrossEntropy` for Classification and `MSE` for Regression.
+    /// What the training minimizes. The default is `MSE` for Regression and `CrossEntropy` for Classification and
+    /// LanguageModeling.
     pub loss: L,
     /// How the weights follow the gradient. The default is `adamW`.
     #[serde(default)]
@@ -21,7 +22,7 @@ pub struct Train<L = Option<Loss>> {
     /// How the learning rate changes over the run. The default is `constant`.
     #[serde(default)]
     pub schedule: Schedule,
-    /// Rows per optimizer step.
+    /// Rows per optimizer step; of LanguageModeling, sequences of the model's context.
     #[serde(default = "default_batch_size")]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub batch_size: u32,
@@ -289,9 +290,11 @@ pub struct GradientClip {
 pub struct EarlyStopping {
     /// The metric to watch: `validation/` and `loss`; or, for Classification, `accuracy`, `precision`, `recall`, `f1` or
     /// `roc_auc` (area under the ROC curve); or, for Regression, `mse`, `rmse` (mean squared error, and its root), `mae`
-    /// (mean absolute error) or `r2` (coefficient of determination).
+    /// (mean absolute error) or `r2` (coefficient of determination); or, for LanguageModeling, `perplexity`.
     #[serde(default = "default_stop_metric")]
-    #[schemars(regex(pattern = "^validation/(loss|accuracy|precision|recall|f1|roc_auc|mse|rmse|mae|r2)$"))]
+    #[schemars(regex(
+        pattern = "^validation/(loss|accuracy|precision|recall|f1|roc_auc|mse|rmse|mae|r2|perplexity)$"
+    ))]
     pub metric: String,
     /// Epochs to wait for a better value.
     #[schemars(range(min = 1, max = 1_000_000))]

@@ -5,11 +5,15 @@
 
 use super::{
     ModelTrainingSpec, Task,
-    data::{Format, MissingStrategy},
+    data::{Format, Missing, MissingStrategy, Transform},
     model::Model,
-    optimize::{Optimizer, Schedule},
+    optimize::{Loss, Optimizer, Schedule},
     storage::SCHEMES,
+    text::{DocumentLength, MAX_VOCABULARY, MIN_VOCABULARY, Text, Tokenizer},
 };
+
+const FORMATS: &str =
+    "LanguageModeling reads text, jsonLines or parquet; Regression and Classification read csv, jsonLines or parquet";
 
 /// A field that cannot be as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,17 +46,20 @@ impl ModelTrainingSpec {
         let data = &self.data;
         check.uri("spec.data.source.uri", &data.source.uri);
         check.that(
-            data.format.or_else(|| Format::of_uri(&data.source.uri)).is_some(),
+            self.format().is_some(),
             "spec.data.format",
-            "the URI's extension does not say how the files are written: set csv, jsonLines or parquet",
+            "the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
         );
         check.that(data.csv.delimiter.len() == 1, "spec.data.csv.delimiter", "must be one ASCII character");
-        check.that(!data.target.is_empty(), "spec.data.target", "name at least one column");
         check.that(
-            self.task == Task::Regression || data.target.len() == 1,
+            self.task != Task::Classification || data.target.len() <= 1,
             "spec.data.target",
             "Classification takes one target; several are for Regression",
         );
+        match self.task {
+            Task::Regression | Task::Classification => self.check_table(check),
+            Task::LanguageModeling => self.check_text(check),
+        }
         let missing = &data.clean.missing;
         let strategies = std::iter::once((missing.strategy, missing.value.is_some()))
             .chain(missing.columns.values().map(|column| (column.strategy, column.value.is_some())));
@@ -67,6 +74,46 @@ impl ModelTrainingSpec {
             check.that(outliers.z_score > 0.0, "spec.data.clean.outliers.zScore", "must be greater than 0");
         }
         self.check_split(check);
+    }
+
+    fn check_table(&self, check: &mut Check) {
+        let data = &self.data;
+        check.that(!data.target.is_empty(), "spec.data.target", "name at least one column to predict");
+        check.that(
+            data.text.is_none(),
+            "spec.data.text",
+            "is for LanguageModeling: remove it, or set spec.task to LanguageModeling",
+        );
+        check.that(self.format() != Some(Format::Text), "spec.data.format", FORMATS);
+    }
+
+    fn check_text(&self, check: &mut Check) {
+        let data = &self.data;
+        check.that(
+            data.target.is_empty(),
+            "spec.data.target",
+            "LanguageModeling predicts the text itself: remove target",
+        );
+        check.that(self.format() != Some(Format::Csv), "spec.data.format", FORMATS);
+        let is_table = !data.features.is_empty()
+            || data.split.time.is_some()
+            || data.clean.outliers.is_some()
+            || data.clean.missing != Missing::default()
+            || data.transform != Transform::default();
+        check.that(
+            !is_table,
+            "spec.data",
+            "features, clean.missing, clean.outliers, transform and split.time are for tables: LanguageModeling takes none of them",
+        );
+        if let Some(text) = &data.text {
+            check_documents(text, self.format() == Some(Format::Text), check);
+            check_tokenizer(&text.tokenizer, check);
+        }
+    }
+
+    /// The format that is set, or that the URI's extension says.
+    fn format(&self) -> Option<Format> {
+        self.data.format.or_else(|| Format::of_uri(&self.data.source.uri))
     }
 
     fn check_split(&self, check: &mut Check) {
@@ -100,18 +147,33 @@ impl ModelTrainingSpec {
     }
 
     fn check_model(&self, check: &mut Check) {
-        let Model::Mlp(mlp) = &self.model;
-        check.that(mlp.hidden.iter().all(|width| *width > 0), "spec.model.mlp.hidden", "widths must be greater than 0");
-        check.that((0.0..1.0).contains(&mlp.dropout), "spec.model.mlp.dropout", "must be at least 0 and less than 1");
+        match &self.model {
+            Model::Mlp(mlp) => {
+                let positive = mlp.hidden.iter().all(|width| *width > 0);
+                check.that(positive, "spec.model.mlp.hidden", "widths must be greater than 0");
+                let dropout = (0.0..1.0).contains(&mlp.dropout);
+                check.that(dropout, "spec.model.mlp.dropout", "must be at least 0 and less than 1");
+            }
+            Model::Transformer(transformer) => {
+                for problem in transformer.resolve().err().into_iter().flat_map(|invalid| invalid.0) {
+                    check.that(false, "spec.model.transformer", &problem);
+                }
+            }
+        }
+        check.that(
+            matches!(self.model, Model::Transformer(_)) == (self.task == Task::LanguageModeling),
+            "spec.model",
+            "LanguageModeling takes a transformer, Regression and Classification an mlp",
+        );
     }
 
     fn check_train(&self, check: &mut Check) {
         let train = &self.train;
         if let Some(loss) = train.loss {
             check.that(
-                loss.task() == self.task,
+                loss.task() == self.task || (loss, self.task) == (Loss::CrossEntropy, Task::LanguageModeling),
                 "spec.train.loss",
-                "does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification",
+                "does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification, CrossEntropy for LanguageModeling",
             );
         }
         check.that(!(train.epochs.is_some() && train.steps.is_some()), "spec.train", "set epochs or steps, not both");
@@ -149,6 +211,42 @@ impl ModelTrainingSpec {
             "must be longer than 0",
         );
         check.that(checkpoint.keep_last > 0, "spec.checkpoint.keepLast", "must be greater than 0");
+    }
+}
+
+fn check_documents(text: &Text, is_text: bool, check: &mut Check) {
+    check.that(text.column.is_none() || text.messages.is_none(), "spec.data.text", "set column or messages, not both");
+    check.that(
+        !is_text || (text.column.is_none() && text.messages.is_none()),
+        "spec.data.text",
+        "files of the format text have no columns: remove column and messages, or read jsonLines or parquet",
+    );
+    check.that(
+        is_text || text.documents.is_none(),
+        "spec.data.text.documents",
+        "cuts files of the format text: remove it, since each row of jsonLines and parquet is a document",
+    );
+    check.that(text.documents().min_length > 0, "spec.data.text.documents.minLength", "must be greater than 0");
+    if let Some(DocumentLength { min: Some(min), max: Some(max) }) = text.length {
+        check.that(min <= max, "spec.data.text.length", "min must not be greater than max");
+    }
+    let similarity = text.near_duplicates.map_or(1.0, |near| near.similarity);
+    check.that(
+        (0.5..=1.0).contains(&similarity),
+        "spec.data.text.nearDuplicates.similarity",
+        "must lie between 0.5 and 1",
+    );
+}
+
+fn check_tokenizer(tokenizer: &Tokenizer, check: &mut Check) {
+    match tokenizer {
+        Tokenizer::Bytes(_) => {}
+        Tokenizer::Bpe(bpe) => check.that(
+            (MIN_VOCABULARY..=MAX_VOCABULARY).contains(&bpe.vocabulary_size),
+            "spec.data.text.tokenizer.bpe.vocabularySize",
+            &format!("must lie between {MIN_VOCABULARY} and {MAX_VOCABULARY}"),
+        ),
+        Tokenizer::File(file) => check.uri("spec.data.text.tokenizer.file.uri", &file.uri),
     }
 }
 

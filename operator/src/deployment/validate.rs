@@ -6,7 +6,7 @@ use stoker_crds::{
     ModelDeployment, ModelTraining, Reason,
     deployment::{MAX_NAME, ModelSource, Server, TrainingSource, Version, status::ServedModel},
     training::{
-        Resources, Scheduling, Storage,
+        Resources, Scheduling, Storage, Task,
         status::{MAX_VERSIONS, ModelVersion},
     },
 };
@@ -120,6 +120,11 @@ fn published(
             "there is no ModelTraining '{name}' in this namespace: create it, or name another in spec.model.training.name"
         ));
     };
+    if training.spec.task == Task::LanguageModeling {
+        return Err(invalid(format!(
+            "ModelTraining '{name}' trains a language model, and servers take models of rows: name a training of a Regression or a Classification in spec.model.training.name"
+        )));
+    }
     let versions = training.status.as_ref().map(|status| status.versions.as_slice()).unwrap_or_default();
     let Some(model) = find(source, training, served) else {
         return missing(match source.version {
@@ -257,6 +262,14 @@ mod tests {
             assert_eq!(reason, Reason::ModelNotFound);
             assert!(message.contains(part), "{message}");
         }
+    }
+
+    #[test]
+    fn a_language_model_is_not_served() {
+        let mut training = training(1);
+        training.spec.task = Task::LanguageModeling;
+        let (reason, message) = refusal(check(|_| {}, Some(&training)));
+        assert!(reason == Reason::InvalidConfig && message.contains("language model"), "{message}");
     }
 
     #[test]

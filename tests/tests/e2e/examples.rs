@@ -1,6 +1,9 @@
 //! The demo's path: every manifest under `examples/`, applied as it stands, is trained and served.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt as _, api::ListParams};
@@ -35,6 +38,7 @@ async fn every_example_trains_and_is_served_as_well_as_its_status_says() {
         for path in &manifests {
             trained_and_served(&namespace, path).await;
         }
+        a_language_model_knows_more_than_which_byte_follows_which(&namespace).await;
         pods_hold_no_token(&namespace).await;
     })
     .await;
@@ -72,6 +76,22 @@ async fn served_as_status_says(namespace: &Namespace, path: &Path, name: &str) {
             "{metric}: {value} over HTTP, {expected} in status"
         );
     }
+}
+
+/// No model that looks at one byte alone to predict the next can have a lower perplexity on a text than the counts of that
+/// very text give: e to the power of the mean of -ln(count of the pair / count of its first byte).
+async fn a_language_model_knows_more_than_which_byte_follows_which(namespace: &Namespace) {
+    let text = std::fs::read(checkout::path("examples/datasets/opticks/opticks.txt")).unwrap();
+    let (mut firsts, mut pairs) = (HashMap::new(), HashMap::new());
+    for pair in text.windows(2) {
+        *firsts.entry(pair[0]).or_insert(0.0) += 1.0;
+        *pairs.entry([pair[0], pair[1]]).or_insert(0.0) += 1.0;
+    }
+    let entropy: f64 = pairs.iter().map(|([first, _], count): (_, &f64)| -count * (count / firsts[first]).ln()).sum();
+    let bigrams = (entropy / (text.len() - 1) as f64).exp();
+    let status = namespace.api::<ModelTraining>().get("opticks").await.unwrap().status.unwrap();
+    let perplexity = status.metrics[&Split::Test]["perplexity"];
+    assert!(perplexity > 1.0 && perplexity < bigrams, "{perplexity} is not below {bigrams}, which bigrams reach");
 }
 
 async fn pods_hold_no_token(namespace: &Namespace) {

@@ -2,31 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{
     TrainConfig,
-    artifact::{CONFIG, METRICS, ModelRef, PREPROCESSOR, WEIGHTS},
+    artifact::{CONFIG, METRICS, ModelRef, WEIGHTS},
     metric::{Metrics, Split},
 };
 
 use super::{ArtifactError, commit::Package};
 use crate::{
-    data::Preprocessor,
     model::to_safetensors,
     storage::Folder,
     training::{Evaluation, Fitted, config_digest},
 };
 
 /// What a published model consists of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Publication<'a> {
     /// What was run.
     pub config: &'a TrainConfig,
     /// What came of it.
     pub fitted: &'a Fitted,
-    /// The fitted transforms.
-    pub preprocessor: &'a Preprocessor,
+    /// How what is asked becomes what the model reads, name and content: the fitted transforms, or the tokenizer.
+    pub input: (&'a str, Bytes),
     /// The final metrics.
     pub evaluations: &'a BTreeMap<Split, Evaluation>,
     /// `sha256:…` of the data.
@@ -73,7 +73,7 @@ pub struct Lineage {
 /// # Errors
 /// If the storage fails, or a metric is not finite.
 pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Result<ModelRef, ArtifactError> {
-    let Publication { config, fitted, preprocessor, evaluations, fingerprint } = publication;
+    let Publication { config, fitted, input: (input_name, input), evaluations, fingerprint } = publication;
     let metrics = ModelMetrics {
         metrics: evaluations.iter().map(|(split, evaluation)| (*split, evaluation.metrics.clone())).collect(),
         confusion: evaluations
@@ -96,7 +96,7 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
         vec![
             (CONFIG.into(), serde_json::to_vec_pretty(fitted.predictor.architecture())?.into()),
             (WEIGHTS.into(), to_safetensors(fitted.predictor.model())?.into()),
-            (PREPROCESSOR.into(), serde_json::to_vec_pretty(preprocessor)?.into()),
+            (input_name.into(), input),
             (METRICS.into(), serde_json::to_vec_pretty(&metrics)?.into()),
         ],
     )?;

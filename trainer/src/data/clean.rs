@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use datafusion::{
-    arrow::{array::UInt32Array, compute::take_record_batch, error::ArrowError, record_batch::RecordBatch},
+    arrow::{
+        array::UInt32Array, compute::take_record_batch, datatypes::SchemaRef, error::ArrowError,
+        record_batch::RecordBatch,
+    },
     catalog::streaming::StreamingTable,
     error::DataFusionError,
     execution::SendableRecordBatchStream,
@@ -66,6 +69,14 @@ async fn cleaned(
     };
     let rows = apply_rules(context, rows, rules, cleaning.drop_duplicates, tally).await?;
     let order = cleaning.time.iter().map(String::as_str).chain([ORDER]);
+    sorted(rows, order).await
+}
+
+/// The rows in the order of columns, ascending.
+pub(crate) async fn sorted<'a>(
+    rows: DataFrame,
+    order: impl Iterator<Item = &'a str>,
+) -> Result<SendableRecordBatchStream, DataFusionError> {
     rows.sort(order.map(|name| ident(name).sort(true, false)).collect())?.execute_stream().await
 }
 
@@ -76,21 +87,31 @@ async fn apply_rules(
     are_slices: bool,
     tally: &Arc<Tally>,
 ) -> Result<DataFrame, DataFusionError> {
-    let schema = Arc::clone(&rules.schema);
-    let rules = Arc::new(rules);
+    let (schema, tally) = (Arc::clone(&rules.schema), Arc::clone(tally));
+    changed(context, rows, schema, move |batch| {
+        tally.count_distinct(batch.num_rows());
+        let batch = if are_slices { copied(&batch)? } else { batch };
+        let kept = rules.apply(batch).map_err(|error| tally.fail(error))?;
+        tally.count_dropped(kept.require, kept.missing);
+        Ok(kept.batch)
+    })
+    .await
+}
+
+/// What a function makes of the rows, batch by batch, on all threads.
+pub(crate) async fn changed(
+    context: &SessionContext,
+    rows: DataFrame,
+    schema: SchemaRef,
+    change: impl Fn(RecordBatch) -> Result<RecordBatch, DataFusionError> + Send + Sync + 'static,
+) -> Result<DataFrame, DataFusionError> {
     let plan = rows.create_physical_plan().await?;
+    let change = Arc::new(change);
     let partition = |partition| {
-        let (plan, rules, tally) = (Arc::clone(&plan), Arc::clone(&rules), Arc::clone(tally));
+        let (plan, change) = (Arc::clone(&plan), Arc::clone(&change));
         Partition::opened_by(Arc::clone(&schema), move |task| {
-            let (rules, tally) = (Arc::clone(&rules), Arc::clone(&tally));
-            let apply = move |batch: RecordBatch| {
-                tally.count_distinct(batch.num_rows());
-                let batch = if are_slices { copied(&batch)? } else { batch };
-                let kept = rules.apply(batch).map_err(|error| tally.fail(error))?;
-                tally.count_dropped(kept.require, kept.missing);
-                Ok(kept.batch)
-            };
-            Ok(plan.execute(partition, task)?.and_then(move |batch| std::future::ready(apply(batch))))
+            let change = Arc::clone(&change);
+            Ok(plan.execute(partition, task)?.and_then(move |batch| std::future::ready(change(batch))))
         })
     };
     let partitions = (0..plan.output_partitioning().partition_count()).map(partition).collect();

@@ -100,19 +100,19 @@ impl Columns {
 }
 
 /// The Arrow schema of typed columns.
-pub(super) fn schema<'a>(columns: impl Iterator<Item = (&'a String, ColumnType)>) -> Schema {
+pub(crate) fn schema<'a>(columns: impl Iterator<Item = (&'a String, ColumnType)>) -> Schema {
     Schema::new(columns.map(|(name, kind)| Field::new(name, convert::arrow_type(kind), true)).collect::<Vec<_>>())
 }
 
 /// The type of every column that can be used, for the predicates to be read against.
-pub(super) fn usable<'a>(data: &Data<Format>, found: &'a Discovery) -> Vec<(&'a String, ColumnType)> {
+pub(crate) fn usable<'a>(data: &Data<Format>, found: &'a Discovery) -> Vec<(&'a String, ColumnType)> {
     let typed = Typed { data, found };
     let names = found.columns.iter().map(|(name, _)| name);
     names.filter_map(|name| Some((name, typed.column("", name).ok()?.kind))).collect()
 }
 
 /// An unknown column, with what is near it.
-pub(super) fn unknown_column(field: &str, name: &str, found: &Discovery) -> DataError {
+pub(crate) fn unknown_column(field: &str, name: &str, found: &Discovery) -> DataError {
     let names: Vec<&str> = found.columns.iter().map(|(name, _)| name.as_str()).collect();
     let near = names.iter().filter(|known| {
         known.eq_ignore_ascii_case(name) || levenshtein(known, name) <= name.chars().count().div_ceil(4)

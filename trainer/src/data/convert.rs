@@ -15,7 +15,7 @@ use stoker_crds::training::data::ColumnType;
 
 /// Why a column cannot be converted.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConvertError {
+pub(crate) enum ConvertError {
     /// A value is not of the type.
     #[error("'{value}' is not {}", describe(*to))]
     Value {
@@ -32,7 +32,7 @@ pub(super) enum ConvertError {
 }
 
 /// A type in words: `a number`.
-pub(super) fn describe(kind: ColumnType) -> &'static str {
+pub(crate) fn describe(kind: ColumnType) -> &'static str {
     match kind {
         ColumnType::Number => "a finite number",
         ColumnType::Text => "text",
@@ -52,7 +52,7 @@ pub(super) fn arrow_type(kind: ColumnType) -> DataType {
 }
 
 /// A column as a type, of the same length.
-pub(super) fn convert(array: &ArrayRef, to: ColumnType) -> Result<ArrayRef, ConvertError> {
+pub(crate) fn convert(array: &ArrayRef, to: ColumnType) -> Result<ArrayRef, ConvertError> {
     let array = &plain(array)?;
     Ok(match to {
         ColumnType::Number => Arc::new(numbers(array)?),

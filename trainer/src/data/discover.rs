@@ -23,7 +23,7 @@ const CONCURRENCY: usize = 8;
 
 /// What a column was found to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// No value yet.
     Nothing,
     Values(ColumnType),
@@ -39,17 +39,17 @@ pub(super) enum Found {
 
 /// The columns of all files, in the order in which they come.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Discovery {
+pub(crate) struct Discovery {
     pub(super) columns: Vec<(String, Found)>,
     index: HashMap<String, usize>,
     /// Of columns that are no numbers, a value and where it stands.
     examples: HashMap<String, String>,
     /// The columns of each file; of JSON lines none, since each row may have its own.
-    pub(super) schemas: Vec<SchemaRef>,
+    pub(crate) schemas: Vec<SchemaRef>,
 }
 
 /// Looks into all files.
-pub(super) async fn discover(scanner: &Scanner, files: &[SourceFile]) -> Result<Discovery, DataError> {
+pub(crate) async fn discover(scanner: &Scanner, files: &[SourceFile]) -> Result<Discovery, DataError> {
     let looked = stream::iter(files.iter().enumerate())
         .map(|(index, file)| look_into(scanner, file, index < SAMPLED_FILES))
         .buffered(CONCURRENCY);
@@ -99,6 +99,11 @@ async fn look_into(
         }
         Format::JsonLines if is_sampled => (None, json_sample(file, &scanner.head(file).await?)?),
         Format::JsonLines => (None, Vec::new()),
+        Format::Text => {
+            return Err(DataError::InvalidConfig(
+                "files of the format text have no columns, and can only be read by the task LanguageModeling: set spec.data.format to how they are written, or spec.task".into(),
+            ));
+        }
         Format::Parquet => {
             let schema = scanner.parquet_schema(file).await?;
             let found = schema.fields().iter().map(|field| Looked::new(field.name(), of_arrow(field.data_type())));
@@ -108,6 +113,15 @@ async fn look_into(
 }
 
 impl Discovery {
+    /// Columns of texts alone.
+    pub(crate) fn of_texts<const N: usize>(names: [&str; N]) -> Self {
+        let mut discovery = Self::default();
+        for name in names {
+            discovery.add(name.to_owned(), Found::Values(ColumnType::Text), "");
+        }
+        discovery
+    }
+
     fn add(&mut self, name: String, found: Found, file: &str) {
         match self.index.get(&name) {
             Some(&index) => {
@@ -127,13 +141,13 @@ impl Discovery {
     }
 
     /// What a column holds, if there is such a column.
-    pub(super) fn found(&self, name: &str) -> Option<&Found> {
+    pub(crate) fn found(&self, name: &str) -> Option<&Found> {
         self.index.get(name).map(|&index| &self.columns[index].1)
     }
 
     /// The schema by which JSON lines are read. What `cast` names is read as text, of which every value can then be
     /// taken as what is meant, or named if it is not.
-    pub(super) fn json_schema(&self, cast: impl Fn(&str) -> Option<ColumnType>) -> SchemaRef {
+    pub(crate) fn json_schema(&self, cast: impl Fn(&str) -> Option<ColumnType>) -> SchemaRef {
         let field = |(name, found): &(String, Found)| {
             let read_as = match (found, cast(name)) {
                 (Found::Unusable(_), _) => return None,

@@ -6,7 +6,10 @@ use datafusion::{arrow::error::ArrowError, error::DataFusionError};
 use stoker_crds::Reason;
 
 use super::{preprocessor::TransformError, scratch::Scratch, source::SourceFile};
-use crate::storage::{StorageError, causes, chain, is_disk_full};
+use crate::{
+    storage::{StorageError, causes, chain, is_disk_full},
+    text::TokenizerError,
+};
 
 /// Why data cannot be trained on: each message names the column, file, row or rule, and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,9 @@ pub enum DataError {
     /// A prepared row cannot be converted.
     #[error(transparent)]
     Transform(#[from] TransformError),
+    /// A tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// A defect, or a failure of the machine.
     #[error("the data could not be prepared: {}", chain(source.as_ref()))]
     Internal {
@@ -65,16 +71,17 @@ impl DataError {
             Self::Empty(_) => Reason::EmptyData,
             Self::NotFound(_) => Reason::DataNotFound,
             Self::DiskFull { .. } => Reason::DiskFull,
+            Self::Tokenizer(error) => error.reason(),
             Self::Internal { .. } => Reason::Internal,
         }
     }
 
-    pub(super) fn internal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn internal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Internal { source: error.into() }
     }
 
     /// A failure to read a file, of which so many rows were read before.
-    pub(super) fn reading(file: &SourceFile, rows: u64, error: DataFusionError) -> Self {
+    pub(crate) fn reading(file: &SourceFile, rows: u64, error: DataFusionError) -> Self {
         let storage = causes(&error).find_map(|error| error.downcast_ref());
         if let Some(storage) = storage.map(|storage| file.folder.classify(storage)) {
             return storage.with_source(error).into();
@@ -88,7 +95,7 @@ impl DataError {
     }
 
     /// A failure to work on what was read: of the scratch folder, of memory, or a defect.
-    pub(super) fn working(scratch: &Scratch, error: DataFusionError) -> Self {
+    pub(crate) fn working(scratch: &Scratch, error: DataFusionError) -> Self {
         if let DataFusionError::ResourcesExhausted(text) = error.find_root() {
             return Self::InvalidConfig(format!(
                 "the memory does not suffice to sort the data ({text}): raise spec.resources.memory"
@@ -98,7 +105,7 @@ impl DataError {
     }
 
     /// A failure to write to or read from the scratch folder.
-    pub(super) fn scratch(scratch: &Scratch, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn scratch(scratch: &Scratch, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let source = error.into();
         match is_disk_full(source.as_ref()) {
             true => Self::DiskFull { folder: scratch.folder().display().to_string(), source },

@@ -7,32 +7,32 @@
 //! change nothing.
 
 mod classes;
-mod clean;
-mod columns;
-mod convert;
-mod discover;
+pub(crate) mod clean;
+pub(crate) mod columns;
+pub(crate) mod convert;
+pub(crate) mod discover;
 mod encoding;
 mod error;
 mod fit;
 mod glob;
 mod memory;
-mod partition;
-mod pipeline;
+pub(crate) mod partition;
+pub(crate) mod pipeline;
 mod preprocessor;
-mod read;
+pub(crate) mod read;
 mod rows;
-mod rules;
-mod scan;
-mod scratch;
-mod session;
-mod source;
+pub(crate) mod rules;
+pub(crate) mod scan;
+pub(crate) mod scratch;
+pub(crate) mod session;
+pub(crate) mod source;
 mod spill;
-mod split;
-mod staging;
-mod tally;
+pub(crate) mod split;
+pub(crate) mod staging;
+pub(crate) mod tally;
 #[cfg(test)]
-mod tests;
-mod text;
+pub(crate) mod tests;
+pub(crate) mod text;
 
 use std::time::Duration;
 
@@ -85,16 +85,21 @@ pub async fn prepare(
 ) -> Result<Prepared, DataError> {
     let pipeline = Pipeline::new(data, task, access, scratch, Limits::of_machine());
     let work = async { pipeline.convert(pipeline.split().await?).await };
+    watched(work, || on_stats(&pipeline.stats())).await
+}
+
+/// Does work, and tells how far it is now and then, and at its end.
+pub(crate) async fn watched<T>(work: impl Future<Output = T>, tell: impl Fn()) -> T {
     tokio::pin!(work);
     let mut interval = tokio::time::interval(STATS_INTERVAL);
-    let prepared = loop {
+    let done = loop {
         tokio::select! {
-            prepared = &mut work => break prepared,
-            _ = interval.tick() => on_stats(&pipeline.stats()),
+            done = &mut work => break done,
+            _ = interval.tick() => tell(),
         }
     };
-    on_stats(&pipeline.stats());
-    prepared
+    tell();
+    done
 }
 
 /// The raw rows of the test split, feature and target columns: the same rows that [`prepare`] puts into `test`, in the

@@ -8,12 +8,12 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext},
     physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
 };
-use futures::Stream;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 type Open = dyn Fn(Arc<TaskContext>) -> Result<SendableRecordBatchStream, DataFusionError> + Send + Sync;
 
 /// One partition of a table: a stream that a function opens.
-pub(super) struct Partition {
+pub(crate) struct Partition {
     schema: SchemaRef,
     open: Box<Open>,
 }
@@ -32,6 +32,21 @@ impl Partition {
             Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&of), stream)) as SendableRecordBatchStream)
         };
         Arc::new(Self { schema, open: Box::new(open) })
+    }
+}
+
+impl Partition {
+    /// The rows of some files, one after another, each read by a function.
+    pub(crate) fn of_files<F, S>(
+        schema: SchemaRef,
+        files: impl Iterator<Item = usize> + Clone + Send + Sync + 'static,
+        read: impl Fn(usize) -> F + Clone + Send + Sync + 'static,
+    ) -> Arc<dyn PartitionStream>
+    where
+        F: Future<Output = Result<S, DataFusionError>> + Send + 'static,
+        S: Stream<Item = Result<RecordBatch, DataFusionError>> + Send + 'static,
+    {
+        Self::opened_by(schema, move |_| Ok(stream::iter(files.clone()).then(read.clone()).try_flatten()))
     }
 }
 

@@ -187,6 +187,12 @@ impl<'a> Pipeline<'a> {
                 let (target, splits) = (Target::of(&columns), [train.clone(), validation.clone(), test.clone()]);
                 Targets::Classes { labels: blocking(move || target.labels(&splits)).await? }
             }
+            Task::LanguageModeling => {
+                return Err(DataError::InvalidConfig(
+                    "a table has targets, and LanguageModeling takes none: set spec.task to Regression or Classification"
+                        .into(),
+                ));
+            }
         };
         let preprocessor = fit::fit(&context, &train, &columns, targets).await?;
         let [train, validation, test] = [
@@ -217,7 +223,7 @@ impl<'a> Pipeline<'a> {
 }
 
 /// Runs work that computes or reads files for long, beside the tasks that answer requests.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DataError> + Send + 'static,
 ) -> Result<T, DataError> {
     tokio::task::spawn_blocking(work).await.map_err(DataError::internal)?

@@ -7,7 +7,7 @@ use datafusion::{
     error::DataFusionError,
     physical_plan::streaming::PartitionStream,
 };
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt};
 use stoker_crds::training::data::{ColumnType, Format};
 
 use super::{
@@ -51,7 +51,7 @@ impl Reader {
     ) -> Result<Self, DataError> {
         let schemas = match scanner.format {
             Format::JsonLines => vec![found.json_schema(&cast); files.len()],
-            Format::Csv | Format::Parquet => found.schemas.clone(),
+            Format::Csv | Format::Parquet | Format::Text => found.schemas.clone(),
         };
         let files: Vec<_> = files.into_iter().zip(schemas).collect();
         for (name, _) in columns.all() {
@@ -78,14 +78,9 @@ impl Reader {
     /// Every so-many-th file, one after another.
     pub(super) fn partition(self: &Arc<Self>, partition: usize, tally: &Arc<Tally>) -> Arc<dyn PartitionStream> {
         let (reader, tally) = (Arc::clone(self), Arc::clone(tally));
-        Partition::opened_by(Arc::clone(&self.schema), move |_| {
-            let indices = (partition..reader.files.len()).step_by(reader.partitions());
-            let (reader, tally) = (Arc::clone(&reader), Arc::clone(&tally));
-            let open = move |index| {
-                let (reader, tally) = (Arc::clone(&reader), Arc::clone(&tally));
-                async move { reader.read(index, tally).await }
-            };
-            Ok(stream::iter(indices).then(open).try_flatten())
+        let indices = (partition..self.files.len()).step_by(self.partitions());
+        Partition::of_files(Arc::clone(&self.schema), indices, move |index| {
+            Arc::clone(&reader).read(index, Arc::clone(&tally))
         })
     }
 
@@ -115,15 +110,22 @@ impl Reader {
         let column = |used: &Used| -> Result<ArrayRef, DataError> {
             let array = batch.column_by_name(&used.name);
             let array = array.ok_or_else(|| DataError::internal(format!("'{}' was not read", used.name)))?;
-            convert::convert(array, used.kind).map_err(|error| unfit(used, file, read, error))
+            let Used { name, kind, is_cast } = used;
+            convert::convert(array, *kind).map_err(|error| unfit((name, *kind, *is_cast), file, read, error))
         };
         let columns = self.columns.iter().map(column).collect::<Result<_, _>>()?;
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }
 
-fn unfit(column: &Used, file: &SourceFile, read: u64, error: ConvertError) -> DataError {
-    let Used { name, kind, is_cast } = column;
+/// A value that does not fit its column, which has a name, a type, and may have been said to be of it. So many rows of
+/// the file were read before the value's batch.
+pub(crate) fn unfit(
+    (name, kind, is_cast): (&str, ColumnType, bool),
+    file: &SourceFile,
+    read: u64,
+    error: ConvertError,
+) -> DataError {
     let uri = file.uri();
     match error {
         ConvertError::Value { row, value, to } => {
@@ -132,7 +134,7 @@ fn unfit(column: &Used, file: &SourceFile, read: u64, error: ConvertError) -> Da
                 read + row as u64 + 1,
                 convert::describe(to)
             );
-            if *is_cast { DataError::WrongType(message) } else { DataError::Unparsable(message) }
+            if is_cast { DataError::WrongType(message) } else { DataError::Unparsable(message) }
         }
         error @ ConvertError::Type { .. } => {
             DataError::WrongType(format!("column '{name}' of {uri}: {error}; correct spec.data.cast.{name}"))

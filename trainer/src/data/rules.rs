@@ -33,14 +33,14 @@ pub(super) const ORDER: &str = "__stoker_order";
 
 /// A condition that rows must meet, as it was written and as it was read.
 #[derive(Clone, Debug)]
-pub(super) struct Predicate {
+pub(crate) struct Predicate {
     sql: String,
     expr: Expr,
 }
 
 impl Predicate {
     /// Reads the predicates of `spec.data.clean.require` against all columns of the data.
-    pub(super) fn parse(
+    pub(crate) fn parse(
         context: &SessionContext,
         data: &Data<Format>,
         found: &Discovery,
@@ -73,7 +73,7 @@ impl Predicate {
     }
 
     /// The columns that it looks at.
-    pub(super) fn columns(&self) -> BTreeSet<String> {
+    pub(crate) fn columns(&self) -> BTreeSet<String> {
         self.expr.column_refs().into_iter().map(|column| column.name.clone()).collect()
     }
 }
@@ -84,6 +84,44 @@ fn quoted(sql: &str) -> String {
 
 fn invalid(sql: &str, why: &dyn std::fmt::Display) -> DataError {
     DataError::InvalidConfig(format!("{} cannot be used as a condition: {why}", quoted(sql)))
+}
+
+/// Conditions that rows must meet, to be evaluated on batches.
+#[derive(Debug)]
+pub(crate) struct Conditions(Vec<(String, Arc<dyn PhysicalExpr>)>);
+
+impl Conditions {
+    /// The conditions for batches of a schema.
+    pub(crate) fn new(
+        context: &SessionContext,
+        predicates: Vec<Predicate>,
+        schema: SchemaRef,
+    ) -> Result<Self, DataError> {
+        let schema = DFSchema::try_from(schema).map_err(DataError::internal)?;
+        let conditions = predicates.into_iter().map(|Predicate { sql, expr }| {
+            let expr =
+                context.create_physical_expr(expr, &schema).map_err(|error| invalid(&sql, &error.strip_backtrace()))?;
+            match expr.data_type(schema.as_arrow()) {
+                Ok(DataType::Boolean) => Ok((sql, expr)),
+                Ok(other) => Err(invalid(&sql, &format!("it is of type {other}, not true or false"))),
+                Err(error) => Err(invalid(&sql, &error.strip_backtrace())),
+            }
+        });
+        Ok(Self(conditions.collect::<Result<_, _>>()?))
+    }
+
+    /// The rows that fail none of them.
+    pub(crate) fn keep(&self, mut batch: RecordBatch) -> Result<RecordBatch, DataError> {
+        for (sql, condition) in &self.0 {
+            let failed = |error: DataFusionError| invalid(sql, &error.strip_backtrace());
+            let holds =
+                condition.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows())).map_err(failed)?;
+            // As with a constraint of a table: what is unknown, because a value is missing, does not fail.
+            let fails = holds.as_boolean().iter().map(|holds| Some(holds != Some(false)));
+            batch = filter_record_batch(&batch, &fails.collect())?;
+        }
+        Ok(batch)
+    }
 }
 
 /// What a batch came to.
@@ -100,7 +138,7 @@ pub(super) struct Kept {
 /// Which rows are kept, and in which order.
 #[derive(Debug)]
 pub(super) struct Rules {
-    predicates: Vec<(String, Arc<dyn PhysicalExpr>)>,
+    conditions: Conditions,
     /// Columns that must have a value.
     needed: Vec<usize>,
     /// The columns in the order of their names: that of the files' columns must not matter.
@@ -117,16 +155,6 @@ impl Rules {
         columns: &Columns,
         data: &Data<Format>,
     ) -> Result<Self, DataError> {
-        let read = DFSchema::try_from(columns.schema()).map_err(DataError::internal)?;
-        let predicates = predicates.into_iter().map(|Predicate { sql, expr }| {
-            let expr =
-                context.create_physical_expr(expr, &read).map_err(|error| invalid(&sql, &error.strip_backtrace()))?;
-            match expr.data_type(read.as_arrow()) {
-                Ok(DataType::Boolean) => Ok((sql, expr)),
-                Ok(other) => Err(invalid(&sql, &format!("it is of type {other}, not true or false"))),
-                Err(error) => Err(invalid(&sql, &error.strip_backtrace())),
-            }
-        });
         let dropping = columns.features.iter().filter(|feature| feature.missing == MissingRule::Drop);
         let needed: BTreeSet<&String> = dropping
             .map(|feature| &feature.name)
@@ -142,7 +170,7 @@ impl Rules {
         });
         let order = Field::new(ORDER, DataType::UInt64, false);
         Ok(Self {
-            predicates: predicates.collect::<Result<_, _>>()?,
+            conditions: Conditions::new(context, predicates, columns.schema())?,
             needed: (0..names.len()).filter(|index| needed.contains(names[*index])).collect(),
             by_name,
             seed: data.split.seed,
@@ -153,15 +181,7 @@ impl Rules {
     /// Drops the rows that fail a predicate, then those that lack a needed value, and gives the others their order.
     pub(super) fn apply(&self, batch: RecordBatch) -> Result<Kept, DataError> {
         let rows = batch.num_rows();
-        let mut batch = batch;
-        for (sql, predicate) in &self.predicates {
-            let failed = |error: DataFusionError| invalid(sql, &error.strip_backtrace());
-            let holds =
-                predicate.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows())).map_err(failed)?;
-            // As with a constraint of a table: what is unknown, because a value is missing, does not fail.
-            let fails = holds.as_boolean().iter().map(|holds| Some(holds != Some(false)));
-            batch = filter_record_batch(&batch, &fails.collect())?;
-        }
+        let mut batch = self.conditions.keep(batch)?;
         let required = batch.num_rows();
         let present = self.needed.iter().map(|index| is_not_null(batch.column(*index)));
         let present = present.reduce(|all, next| and(&all?, &next?)).transpose()?;

@@ -34,7 +34,7 @@ const HEAD: usize = 1 << 20;
 
 /// How the files of a source are read.
 #[derive(Clone)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     context: SessionContext,
     store: ObjectStoreUrl,
     pub(super) format: Format,
@@ -43,7 +43,7 @@ pub(super) struct Scanner {
 
 impl Scanner {
     /// A reader of files that all lie in the store of the first one.
-    pub(super) fn new(
+    pub(crate) fn new(
         context: &SessionContext,
         files: &[SourceFile],
         format: Format,
@@ -57,7 +57,7 @@ impl Scanner {
     }
 
     /// The same within another session.
-    pub(super) fn within(self, context: &SessionContext) -> Self {
+    pub(crate) fn within(self, context: &SessionContext) -> Self {
         Self { context: context.clone(), ..self }
     }
 
@@ -115,7 +115,7 @@ impl Scanner {
     }
 
     /// The rows of a file, its columns as `schema` says, of which only those of `projection` are read.
-    pub(super) async fn rows(
+    pub(crate) async fn rows(
         &self,
         file: &SourceFile,
         schema: &SchemaRef,
@@ -139,6 +139,7 @@ impl Scanner {
                     .with_batch_size(batch_size)
                     .build_decoder()?,
             ),
+            Format::Text => return Err(DataFusionError::Plan("files of the format text have no columns".into())),
         };
         Ok(text::batches(text::open(file).await?, decoder))
     }

@@ -35,17 +35,17 @@ impl Scratch {
     }
 
     /// Where it lies.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// Makes the folder.
-    pub(super) fn create(&self) -> Result<(), DataError> {
+    pub(crate) fn create(&self) -> Result<(), DataError> {
         fs::create_dir_all(&self.folder).map_err(|error| DataError::scratch(self, error))
     }
 
     /// A new file without a name.
-    pub(super) fn file(&self) -> io::Result<ScratchFile> {
+    pub(crate) fn file(&self) -> io::Result<ScratchFile> {
         Ok(ScratchFile {
             file: tempfile::tempfile_in(&self.folder)?,
             scratch: self.clone(),
@@ -64,7 +64,7 @@ impl Scratch {
 
 /// A file of the scratch folder. It vanishes, and gives its room back, when it is dropped.
 #[derive(Debug)]
-pub(super) struct ScratchFile {
+pub(crate) struct ScratchFile {
     file: File,
     scratch: Scratch,
     written: AtomicU64,
@@ -72,22 +72,22 @@ pub(super) struct ScratchFile {
 
 impl ScratchFile {
     /// The file, to be read from.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// The folder that it lies in.
-    pub(super) fn scratch(&self) -> &Scratch {
+    pub(crate) fn scratch(&self) -> &Scratch {
         &self.scratch
     }
 
     /// How many bytes were written to it.
-    pub(super) fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
     /// Writes at its end.
-    pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let more = bytes.len() as u64;
         self.scratch.take(more)?;
         self.written.fetch_add(more, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use datafusion::{
 use super::{DataError, memory::HalvedPool, scratch::Scratch};
 
 /// The least memory for sorting and for duplicates, in bytes.
-pub(super) const MIN_MEMORY: u64 = 64 << 20;
+pub(crate) const MIN_MEMORY: u64 = 64 << 20;
 /// Where the container's limit stands, in the second and the first version of control groups.
 const CGROUP_MEMORY_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 /// The memory where the machine does not say how much there is, in bytes.
@@ -22,21 +22,25 @@ const MAX_BATCH_ROWS: usize = 8192;
 const BATCH_VALUES: usize = 1 << 18;
 /// How long a row may well be, in bytes. Where there is little memory, batches of such rows are small against it.
 const ROW_BYTES: usize = 8 << 10;
+/// The most documents of a batch.
+const MAX_BATCH_DOCUMENTS: usize = 256;
+/// How long a document may well be, in bytes.
+const DOCUMENT_BYTES: usize = 64 << 10;
 
 /// How much of the machine the preparation takes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Threads of a plan, and files that are read at a time.
-    pub(super) partitions: usize,
+    pub(crate) partitions: usize,
     /// Memory for sorting and for duplicates; what does not fit is spilled.
-    pub(super) memory: u64,
+    pub(crate) memory: u64,
     /// Bytes of prepared rows that a split may hold in memory.
-    pub(super) rows_in_memory: usize,
+    pub(crate) rows_in_memory: usize,
 }
 
 impl Limits {
     /// Half the memory that the container or the machine has, and all its processors.
-    pub(super) fn of_machine() -> Self {
+    pub(crate) fn of_machine() -> Self {
         let read = |path: &str| fs::read_to_string(path).ok();
         let cgroup = CGROUP_MEMORY_LIMITS.iter().find_map(|path| read(path));
         let memory = memory(cgroup.as_deref(), read("/proc/meminfo").as_deref());
@@ -47,7 +51,7 @@ impl Limits {
         }
     }
 
-    fn memory(self) -> usize {
+    pub(crate) fn memory(self) -> usize {
         usize::try_from(self.memory).unwrap_or(usize::MAX)
     }
 
@@ -56,6 +60,11 @@ impl Limits {
     fn batch_rows(self, columns: usize) -> usize {
         let by_memory = self.memory() / 8 / self.partitions.max(1) / ROW_BYTES;
         (BATCH_VALUES / columns.max(1)).min(by_memory).clamp(64, MAX_BATCH_ROWS)
+    }
+
+    /// The documents of a batch, by the same rule.
+    pub(crate) fn batch_documents(self) -> usize {
+        (self.memory() / 8 / self.partitions.max(1) / DOCUMENT_BYTES).clamp(16, MAX_BATCH_DOCUMENTS)
     }
 }
 
@@ -69,7 +78,7 @@ fn memory(cgroup: Option<&str>, meminfo: Option<&str>) -> u64 {
 }
 
 /// A session whose temporary files lie in `scratch`. SQL takes column names as they are written.
-pub(super) fn session(scratch: &Scratch, limits: Limits) -> Result<SessionContext, DataError> {
+pub(crate) fn session(scratch: &Scratch, limits: Limits) -> Result<SessionContext, DataError> {
     scratch.create()?;
     let disk = DiskManagerBuilder::default().with_temp_file_factory(Arc::new(scratch.clone()));
     let runtime = RuntimeEnvBuilder::new()
@@ -90,6 +99,12 @@ pub(super) fn session(scratch: &Scratch, limits: Limits) -> Result<SessionContex
 /// The same session for rows of so many columns.
 pub(super) fn for_columns(context: &SessionContext, limits: Limits, columns: usize) -> SessionContext {
     let config = context.copied_config().with_batch_size(limits.batch_rows(columns));
+    SessionContext::new_with_config_rt(config, context.runtime_env())
+}
+
+/// The same session for rows that are documents.
+pub(crate) fn for_documents(context: &SessionContext, limits: Limits) -> SessionContext {
+    let config = context.copied_config().with_batch_size(limits.batch_documents());
     SessionContext::new_with_config_rt(config, context.runtime_env())
 }
 

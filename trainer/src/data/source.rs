@@ -16,8 +16,8 @@ const MAX_CONTENT: u64 = 64 << 20;
 
 /// A file to be read.
 #[derive(Clone, Debug)]
-pub(super) struct SourceFile {
-    pub(super) folder: Folder,
+pub(crate) struct SourceFile {
+    pub(crate) folder: Folder,
     pub(super) meta: ObjectMeta,
     /// The path below the part of the source's URI that holds no glob.
     name: String,
@@ -25,7 +25,7 @@ pub(super) struct SourceFile {
 
 impl SourceFile {
     /// The URI, for messages.
-    pub(super) fn uri(&self) -> &str {
+    pub(crate) fn uri(&self) -> &str {
         &self.folder.uri
     }
 }
@@ -37,7 +37,7 @@ impl SourceFile {
 ///
 /// # Errors
 /// If there is none, or all are empty.
-pub(super) async fn list(access: &Access, uri: &str, format: Format) -> Result<Vec<SourceFile>, DataError> {
+pub(crate) async fn list(access: &Access, uri: &str, format: Format) -> Result<Vec<SourceFile>, DataError> {
     let mut files = match split_pattern(uri) {
         None => vec![one(access, uri).await?],
         Some((base, pattern)) => matching(access, base, pattern, format).await?,
@@ -105,7 +105,7 @@ async fn matching(access: &Access, base: &str, pattern: &str, format: Format) ->
 /// `sha256:…` over the files' names, sizes and versions. The version is the content's SHA-256 on a mounted volume (the
 /// time of change of files over 64 MiB), and the ETag in object storage, which the content decides for files that
 /// were written in one piece.
-pub(super) async fn fingerprint(files: &[SourceFile]) -> Result<String, DataError> {
+pub(crate) async fn fingerprint(files: &[SourceFile]) -> Result<String, DataError> {
     let mut digest = Sha256::new();
     for SourceFile { folder, meta, name } in files {
         let version = if folder.is_local() && meta.size <= MAX_CONTENT {

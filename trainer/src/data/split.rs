@@ -7,7 +7,7 @@ use stoker_crds::{metric::Split, training::data::SplitSpec};
 use super::DataError;
 
 /// Rows per split, in the order of [`Split::ALL`].
-pub(super) type Quota = [u64; 3];
+pub(crate) type Quota = [u64; 3];
 
 /// How many rows of each group go into which split, so that the totals, group after group, stay as near to the shares as
 /// whole rows can.
@@ -15,7 +15,7 @@ pub(super) type Quota = [u64; 3];
 /// For one group this is the method of the largest remainder; equal remainders go to test before validation before
 /// training, so 1,794 rows at 0.8, 0.1, 0.1 become 1,435, 179 and 180. The first row of a group always trains: a class
 /// that was never trained on cannot be predicted.
-pub(super) fn quotas(groups: &[u64], split: &SplitSpec) -> Vec<Quota> {
+pub(crate) fn quotas(groups: &[u64], split: &SplitSpec) -> Vec<Quota> {
     let shares = shares(split);
     let (mut rows, mut given) = (0, [0; 3]);
     groups
@@ -57,7 +57,7 @@ fn most_lacking(lacks: [f64; 3], shares: [f64; 3]) -> usize {
 }
 
 /// Refuses splits that have a share but no row.
-pub(super) fn check(quotas: &[Quota], split: &SplitSpec) -> Result<(), DataError> {
+pub(crate) fn check(quotas: &[Quota], split: &SplitSpec) -> Result<(), DataError> {
     let rows: u64 = quotas.iter().flatten().sum();
     for (index, name) in Split::ALL.map(Split::name).into_iter().enumerate() {
         let share = shares(split)[index];

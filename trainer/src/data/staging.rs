@@ -34,7 +34,7 @@ impl Staged {
         &self,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, DataError>> + Send + use<>, DataError> {
         let scratch = self.file.scratch().clone();
-        let reader = BufReader::with_capacity(BUFFER, FileReader { file: Arc::clone(&self.file), offset: 0 });
+        let reader = reader(Arc::clone(&self.file));
         let batches = StreamReader::try_new(reader, None).map_err(|error| DataError::scratch(&scratch, error))?;
         Ok(batches.map(move |batch| batch.map_err(|error| DataError::scratch(&scratch, error))))
     }
@@ -75,8 +75,13 @@ impl StagedWriter {
     }
 }
 
+/// Reads a file from its start, with a position of its own.
+pub(crate) fn reader(file: Arc<ScratchFile>) -> BufReader<FileReader> {
+    BufReader::with_capacity(BUFFER, FileReader { file, offset: 0 })
+}
+
 /// Reads a file from its start, without a position that readers would share.
-struct FileReader {
+pub(crate) struct FileReader {
     file: Arc<ScratchFile>,
     offset: u64,
 }

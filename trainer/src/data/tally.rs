@@ -11,7 +11,7 @@ use super::{DataError, scratch::Scratch};
 
 /// What was counted so far, and the first failure.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     read: AtomicU64,
     distinct: AtomicU64,
     require: AtomicU64,
@@ -22,21 +22,21 @@ pub(super) struct Tally {
 
 /// Rows, as far as they were counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) read: u64,
+pub(crate) struct Counts {
+    pub(crate) read: u64,
     pub(super) duplicates: u64,
-    pub(super) require: u64,
-    pub(super) missing: u64,
+    pub(crate) require: u64,
+    pub(crate) missing: u64,
 }
 
 impl Tally {
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let [read, distinct, require, missing] =
             [&self.read, &self.distinct, &self.require, &self.missing].map(|counter| counter.load(Ordering::Relaxed));
         Counts { read, duplicates: read.saturating_sub(distinct), require, missing }
     }
 
-    pub(super) fn count_read(&self, rows: usize) {
+    pub(crate) fn count_read(&self, rows: usize) {
         self.read.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
@@ -46,20 +46,20 @@ impl Tally {
     }
 
     /// Counts rows that failed a predicate, and rows that lacked a value.
-    pub(super) fn count_dropped(&self, require: u64, missing: u64) {
+    pub(crate) fn count_dropped(&self, require: u64, missing: u64) {
         self.require.fetch_add(require, Ordering::Relaxed);
         self.missing.fetch_add(missing, Ordering::Relaxed);
     }
 
     /// Keeps an error, and gives one that ends the plan.
-    pub(super) fn fail(&self, error: DataError) -> DataFusionError {
+    pub(crate) fn fail(&self, error: DataError) -> DataFusionError {
         let text = error.to_string();
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         DataFusionError::Execution(text)
     }
 
     /// The kept error, or what the plan's own one means.
-    pub(super) fn failure(&self, scratch: &Scratch, error: DataFusionError) -> DataError {
+    pub(crate) fn failure(&self, scratch: &Scratch, error: DataFusionError) -> DataError {
         let kept = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         kept.unwrap_or_else(|| DataError::working(scratch, error))
     }

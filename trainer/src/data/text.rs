@@ -16,13 +16,13 @@ use super::source::SourceFile;
 const BUFFER: usize = 128 << 10;
 
 /// The uncompressed text of a file.
-pub(super) type Text = Box<dyn AsyncBufRead + Send + Unpin>;
+pub(crate) type Text = Box<dyn AsyncBufRead + Send + Unpin>;
 
 /// Opens a file. Its extension says how it is compressed.
 ///
 /// Read to the end of its last member: tools that compress on several threads, or append, write more than one. A file
 /// that ends within a member is an error.
-pub(super) async fn open(file: &SourceFile) -> Result<Text, DataFusionError> {
+pub(crate) async fn open(file: &SourceFile) -> Result<Text, DataFusionError> {
     let bytes: Text = match file.folder.store.get(&file.folder.path).await?.payload {
         GetResultPayload::File(file, _) => Box::new(BufReader::with_capacity(BUFFER, tokio::fs::File::from_std(file))),
         GetResultPayload::Stream(bytes) => Box::new(StreamReader::new(bytes.fuse())),

@@ -1,15 +1,17 @@
 //! A trained model that answers.
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
-use stoker_crds::training::{Task, optimize::Loss};
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor, TensorData},
+};
 
-use super::{Architecture, Mlp, ModelError};
+use super::{Architecture, Mlp, ModelError, Network, RowModel};
 
 /// A model with its weights on a device.
 #[derive(Clone, Debug)]
 pub struct Predictor {
     architecture: Architecture,
-    model: Mlp,
+    model: Network,
     device: Device,
 }
 
@@ -19,14 +21,13 @@ impl Predictor {
     /// # Errors
     /// If either cannot be read or they do not fit each other; before anything is allocated by what they claim.
     pub fn load(config: &[u8], weights: &[u8], device: &Device) -> Result<Self, ModelError> {
-        let architecture: Architecture = serde_json::from_slice(config).map_err(ModelError::Config)?;
+        let architecture = Architecture::parse(config)?;
         let model = architecture.load(weights, device)?;
         Ok(Self::new(architecture, model, device))
     }
 
     /// A model that is in memory; without dropout and gradients from here on.
-    pub fn new(architecture: Architecture, model: Mlp, device: &Device) -> Self {
-        use burn::module::Module;
+    pub fn new(architecture: Architecture, model: Network, device: &Device) -> Self {
         Self { architecture, model: model.valid(), device: device.clone().without_autodiff() }
     }
 
@@ -36,8 +37,16 @@ impl Predictor {
     }
 
     /// Its layers.
-    pub fn model(&self) -> &Mlp {
+    pub fn model(&self) -> &Network {
         &self.model
+    }
+
+    /// What it computes, and its layers, if it reads rows of numbers.
+    ///
+    /// # Errors
+    /// If it reads tokens.
+    pub fn rows(&self) -> Result<(&RowModel, &Mlp), ModelError> {
+        Ok((self.architecture.rows()?, self.model.mlp()?))
     }
 
     /// The predictions for `[rows, input_width]` features, row-major: `[rows, prediction_width]`.
@@ -45,9 +54,10 @@ impl Predictor {
     /// Classification: the probability of each class. Regression: the targets, transformed as in training.
     ///
     /// # Errors
-    /// If the features are no whole rows, or the device fails.
+    /// If it reads tokens, the features are no whole rows, or the device fails.
     pub fn predict(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
-        let width = self.architecture.input_width;
+        let (architecture, model) = self.rows()?;
+        let width = architecture.input_width;
         if !features.len().is_multiple_of(width) {
             return Err(ModelError::Width { values: features.len(), width });
         }
@@ -55,20 +65,8 @@ impl Predictor {
             return Ok(Vec::new());
         }
         let data = TensorData::new(features.to_vec(), [features.len() / width, width]);
-        let outputs = self.model.forward(Tensor::from_data(data, &self.device));
-        read(self.predictions(outputs))
-    }
-
-    /// Raw outputs `[rows, output_width]` to predictions `[rows, prediction_width]`.
-    pub(crate) fn predictions(&self, outputs: Tensor<2>) -> Tensor<2> {
-        match (self.architecture.task, self.architecture.loss) {
-            (Task::Regression, _) => outputs,
-            (Task::Classification, Loss::BinaryCrossEntropy) => {
-                // 1 - σ(x) = σ(-x), without the cancellation.
-                Tensor::cat(vec![activation::sigmoid(-outputs.clone()), activation::sigmoid(outputs)], 1)
-            }
-            (Task::Classification, _) => activation::softmax(outputs, 1),
-        }
+        let outputs = model.forward(Tensor::from_data(data, &self.device));
+        read(architecture.predictions(outputs))
     }
 
     /// The device that it computes on.

@@ -13,18 +13,19 @@ use stoker_crds::{
     TrainConfig,
     artifact::{CONFIG, PREPROCESSOR, WEIGHTS},
     config::RunIdentity,
-    metric::Metrics,
-    training::{Resources, Storage, storage::STORAGE_ENV_PREFIX},
+    metric::{Metrics, Split},
+    training::{Resources, Storage, Task, storage::STORAGE_ENV_PREFIX},
 };
 
 use self::{answers::Answers, served::ServedModel};
-use super::{RunError, manifest};
+use super::{RunError, manifest, prepared::Prepared};
 use crate::{
     artifact::{self, Artifact},
     data::{self, Output, Preprocessor, Scratch, TransformError},
     model::{Predictor, choose_device},
     server::artifact_uri,
     storage::Access,
+    training,
 };
 
 /// The training whose held-out rows are taken, and the model that is asked about them.
@@ -70,10 +71,13 @@ struct ModelOption {
 pub async fn run(options: Options) -> Result<(), RunError> {
     let training = manifest::read(&options.file, options.name.as_deref())?;
     let config = resolve(&training)?;
-    let scratch = tempfile::tempdir()
+    let folder = tempfile::tempdir()
         .map_err(|source| RunError::Io { what: "cannot make a folder for prepared data".into(), source })?;
-    let data_access = Access::local(data_dir(&options));
-    let rows = data::held_out(&config.data, config.task, &data_access, &Scratch::unlimited(scratch.path())).await?;
+    let (data_access, scratch) = (Access::local(data_dir(&options)), Scratch::unlimited(folder.path()));
+    if config.task == Task::LanguageModeling {
+        return evaluate_text(&options, &config, &data_access, &scratch).await;
+    }
+    let rows = data::held_out(&config.data, config.task, &data_access, &scratch).await?;
     let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
 
     let answers = match (&options.model.url, &options.model.model) {
@@ -86,7 +90,37 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         (None, None) => return Err(RunError::Server("say which model: --model or --url".into())),
     };
     let metrics = answers.score(&rows)?;
-    print(&metrics, count, options.json)
+    print(&metrics, count, "rows", options.json)
+}
+
+/// Loss and perplexity of a language model on the sequences that training never saw, in the tokens of its own tokenizer.
+async fn evaluate_text(
+    options: &Options,
+    config: &TrainConfig,
+    access: &Access,
+    scratch: &Scratch,
+) -> Result<(), RunError> {
+    let Some(uri) = &options.model.model else {
+        return Err(RunError::Server("a language model is evaluated here, and not over HTTP: give --model".into()));
+    };
+    let prepared = Prepared::of(config, access, scratch, &|_| {}).await?;
+    let artifact = open_artifact(uri).await?;
+    let (name, tokenizer) = prepared.input_file()?;
+    if *artifact.file(name)? != tokenizer {
+        return Err(RunError::Server(format!(
+            "the model's {name} is not the one that this data and configuration give: name the manifest and the data that \
+             the model was trained with"
+        )));
+    }
+    let predictor = load(&artifact)?;
+    let sequences = prepared.split(Split::Test);
+    let metrics = training::evaluate(&predictor, sequences, &|_| {})?.metrics;
+    print(&metrics, sequences.len(), "sequences", options.json)
+}
+
+fn load(artifact: &Artifact) -> Result<Predictor, RunError> {
+    let device = choose_device(&Resources::default())?;
+    Ok(Predictor::load(artifact.file(CONFIG)?, artifact.file(WEIGHTS)?, &device)?)
 }
 
 fn resolve(training: &manifest::Training) -> Result<TrainConfig, RunError> {
@@ -120,8 +154,7 @@ fn answer(artifact: &Artifact, rows: &[RecordBatch]) -> Result<Answers, RunError
     let preprocessor: Preprocessor = serde_json::from_slice(artifact.file(PREPROCESSOR)?).map_err(|error| {
         RunError::Server(format!("{PREPROCESSOR} cannot be read: {error}; publish the model again"))
     })?;
-    let device = choose_device(&Resources::default())?;
-    let predictor = Predictor::load(artifact.file(CONFIG)?, artifact.file(WEIGHTS)?, &device)?;
+    let predictor = load(artifact)?;
     let mut predictions = Vec::new();
     for batch in rows {
         let unfit = |error: TransformError| RunError::Server(format!("a held-out row cannot be transformed: {error}"));
@@ -138,12 +171,12 @@ fn answer(artifact: &Artifact, rows: &[RecordBatch]) -> Result<Answers, RunError
     })
 }
 
-fn print(metrics: &Metrics, rows: usize, json: bool) -> Result<(), RunError> {
+fn print(metrics: &Metrics, count: usize, what: &str, json: bool) -> Result<(), RunError> {
     if json {
-        println!("{}", serde_json::json!({"rows": rows, "metrics": metrics}));
+        println!("{}", serde_json::json!({what: count, "metrics": metrics}));
         return Ok(());
     }
-    println!("{rows} held-out rows");
+    println!("{count} held-out {what}");
     for (name, value) in metrics {
         println!("{name:<20}{value:>10.4}");
     }

@@ -11,6 +11,7 @@ pub mod train;
 mod endpoint;
 mod error;
 mod pipeline;
+mod prepared;
 mod report;
 mod tracker;
 

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage};
 use tokio_util::sync::CancellationToken;
 
-use super::{RunError, Tracker};
+use super::{RunError, Tracker, prepared::Prepared};
 use crate::{
     artifact::{Publication, publish_model},
-    data::{self, Prepared, Scratch},
+    data::Scratch,
     model::choose_device,
     storage::Access,
-    training::{self, Evaluation, Fitted},
+    training::{self, Evaluation, Fitted, Surroundings},
 };
 
 /// All that a run needs of the world around it.
@@ -46,22 +46,21 @@ impl Pipeline {
         let publication = Publication {
             config: &self.config,
             fitted: &fitted,
-            preprocessor: &prepared.preprocessor,
+            input: prepared.input_file()?,
             evaluations: &evaluations,
-            fingerprint: &prepared.stats.fingerprint,
+            fingerprint: &prepared.stats().fingerprint,
         };
         Ok(publish_model(&root, publication).await?)
     }
 
     async fn prepare(&self) -> Result<Prepared, RunError> {
         let on_stats = |stats: &_| self.tracker.update(|progress| Clone::clone_from(&mut progress.data, stats));
-        let data = &self.config.data;
-        let preparing = data::prepare(data, self.config.task, &self.data, &self.scratch, &on_stats);
+        let preparing = Prepared::of(&self.config, &self.data, &self.scratch, &on_stats);
         let prepared = tokio::select! {
             prepared = preparing => prepared?,
             () = self.stop.cancelled() => return Err(RunError::Stopped),
         };
-        self.tracker.update(|progress| progress.data = prepared.stats.clone());
+        self.tracker.update(|progress| progress.data = prepared.stats().clone());
         Ok(prepared)
     }
 
@@ -76,7 +75,15 @@ impl Pipeline {
         let checkpoints = root.join(&format!("{}/{}/runs/{}/checkpoints", run.namespace, run.training, run.id()));
         let (this, device, handle) = (self.clone(), device.clone(), tokio::runtime::Handle::current());
         on_own_thread(move || {
-            training::fit(&this.config, &prepared, &device, &checkpoints, &handle, &*this.tracker, &this.stop)
+            let restore_targets = |targets: &mut [f32]| prepared.restore_targets(targets);
+            let surroundings = Surroundings {
+                device: &device,
+                checkpoints: &checkpoints,
+                runtime: &handle,
+                watch: &*this.tracker,
+                stop: &this.stop,
+            };
+            training::fit(&this.config, prepared.problem(&restore_targets), surroundings)
         })
         .await?
         .map_err(RunError::from)
@@ -90,11 +97,10 @@ impl Pipeline {
     ) -> Result<BTreeMap<Split, Evaluation>, RunError> {
         self.tracker.update(|progress| progress.stage = Stage::Evaluating);
         let evaluations: BTreeMap<Split, Evaluation> = on_own_thread(move || {
-            [(Split::Train, &prepared.train), (Split::Validation, &prepared.validation), (Split::Test, &prepared.test)]
-                .into_iter()
-                .filter(|(_, rows)| !rows.is_empty())
-                .map(|(split, rows)| Ok((split, training::evaluate(&fitted.predictor, rows, &prepared.preprocessor)?)))
-                .collect::<Result<_, RunError>>()
+            let restore = |targets: &mut [f32]| prepared.restore_targets(targets);
+            let splits = Split::ALL.into_iter().map(|split| (split, prepared.split(split)));
+            let evaluate = |(split, samples)| Ok((split, training::evaluate(&fitted.predictor, samples, &restore)?));
+            splits.filter(|(_, samples)| !samples.is_empty()).map(evaluate).collect::<Result<_, RunError>>()
         })
         .await??;
         let metrics = evaluations.iter().map(|(split, evaluation)| (*split, evaluation.metrics.clone())).collect();

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     artifact,
     data::Preprocessor,
-    model::{ModelError, Predictor, choose_device},
+    model::{Architecture, ModelError, Predictor, choose_device},
     storage::Access,
 };
 
@@ -61,12 +61,14 @@ impl ServedModel {
         let folder = Access::from_env(STORAGE_ENV_PREFIX).open(&artifact_uri(&options.model))?;
         let artifact = artifact::open(&folder, options.digest.as_deref()).await?;
         let (config, weights) = (artifact.file(CONFIG)?.clone(), artifact.file(WEIGHTS)?.clone());
+        // A language model is refused before its weights are read.
+        Architecture::parse(&config)?.rows()?;
         // Health is answered meanwhile, however large the weights are.
         let predictor = tokio::task::spawn_blocking(move || Predictor::load(&config, &weights, &device)).await;
         let predictor = predictor.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))?;
         let preprocessor: Preprocessor =
             serde_json::from_slice(artifact.file(PREPROCESSOR)?).map_err(ServeError::Preprocessor)?;
-        let architecture = predictor.architecture();
+        let (architecture, _) = predictor.rows()?;
         let (width, outputs) = (preprocessor.input_width(), preprocessor.output_width());
         if (architecture.input_width, architecture.prediction_width()) != (width, outputs) || width == 0 || outputs == 0
         {

@@ -11,7 +11,7 @@ use stoker_crds::{TrainConfig, artifact::WEIGHTS, training::optimize::Optimizer 
 use super::{early_stopping::BestSoFar, history::History, optimizer::Optimizer};
 use crate::{
     artifact::{Artifact, ArtifactError, digest},
-    model::{Architecture, Mlp, ModelError, first_not_finite, serialize, to_host, to_safetensors},
+    model::{Architecture, ModelError, Network, first_not_finite, serialize, to_host, to_safetensors},
 };
 
 /// The optimizer's tensors.
@@ -51,7 +51,7 @@ pub(super) struct State {
     pub(super) history: History,
 }
 
-/// A mean over rows.
+/// A mean over rows, or over tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct RunningLoss {
     /// The sum's bits: read back, it is the same number to the last one.
@@ -60,13 +60,13 @@ pub(super) struct RunningLoss {
 }
 
 impl RunningLoss {
-    /// Adds the mean loss of some rows.
+    /// Adds the mean loss of so many rows or tokens.
     pub(super) fn add(&mut self, mean: f32, rows: usize) {
         self.sum = (f64::from_bits(self.sum) + f64::from(mean) * rows as f64).to_bits();
         self.rows += rows as u64;
     }
 
-    /// The mean over all rows.
+    /// The mean over all of them.
     pub(super) fn mean(self) -> f64 {
         f64::from_bits(self.sum) / self.rows as f64
     }
@@ -76,10 +76,10 @@ impl RunningLoss {
 #[derive(Clone)]
 pub(super) struct Snapshot {
     pub(super) state: State,
-    pub(super) model: Mlp,
+    pub(super) model: Network,
     pub(super) optimizer: Optimizer,
     /// The model of the best epoch so far, if it is to be restored at the end.
-    pub(super) best: Option<Mlp>,
+    pub(super) best: Option<Network>,
 }
 
 /// Why a snapshot is not written.

@@ -1,12 +1,15 @@
-//! The rows that a model learns from.
+//! What a model learns from: rows of numbers, or sequences of tokens.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::data::{DataError, Rows};
+use crate::{
+    data::{DataError, Rows},
+    text::Sequences,
+};
 
-/// Rows of numbers, wherever they lie.
+/// Samples, wherever they lie.
 pub trait Dataset: Send + Sync {
-    /// How many rows there are.
+    /// How many samples there are.
     fn len(&self) -> usize;
 
     /// Whether there is none.
@@ -14,11 +17,44 @@ pub trait Dataset: Send + Sync {
         self.len() == 0
     }
 
-    /// Appends the rows of these indices: their features to `features`, their targets to `targets`, row-major.
+    /// The samples of these indices.
     ///
     /// # Errors
     /// If they cannot be read.
-    fn gather(&self, indices: &[u32], features: &mut Vec<f32>, targets: &mut Vec<f32>) -> Result<(), DataError>;
+    fn batch(&self, indices: &[u32]) -> Result<Batch, DataError>;
+}
+
+/// Some samples, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Batch {
+    /// Rows of numbers.
+    Rows(RowBatch),
+    /// Sequences of tokens.
+    Tokens(TokenBatch),
+}
+
+/// Some rows of numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowBatch {
+    /// How many.
+    pub rows: usize,
+    /// `[rows, features]`, row-major.
+    pub features: Vec<f32>,
+    /// `[rows, targets]`, row-major.
+    pub targets: Vec<f32>,
+}
+
+/// Some sequences of tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenBatch {
+    /// How many.
+    pub sequences: usize,
+    /// What is read, `[sequences, context]`.
+    pub tokens: Vec<i32>,
+    /// What is to be predicted: the token after each, `[sequences, context]`.
+    pub targets: Vec<i32>,
+    /// 1 where a prediction counts, 0 where not, `[sequences, context]`.
+    pub weights: Vec<f32>,
 }
 
 impl Dataset for Rows {
@@ -26,28 +62,48 @@ impl Dataset for Rows {
         Rows::len(self)
     }
 
-    fn gather(&self, indices: &[u32], features: &mut Vec<f32>, targets: &mut Vec<f32>) -> Result<(), DataError> {
-        Rows::gather(self, indices, features, targets)
+    fn batch(&self, indices: &[u32]) -> Result<Batch, DataError> {
+        let (mut features, mut targets) = (Vec::new(), Vec::new());
+        self.gather(indices, &mut features, &mut targets)?;
+        Ok(Batch::Rows(RowBatch { rows: indices.len(), features, targets }))
     }
 }
 
-/// Some rows.
-#[derive(Debug)]
-pub(super) struct Batch {
-    rows: usize,
-    /// Row-major.
-    features: Vec<f32>,
-    /// Row-major.
-    pub(super) targets: Vec<f32>,
+impl Dataset for Sequences {
+    fn len(&self) -> usize {
+        Sequences::len(self)
+    }
+
+    fn batch(&self, indices: &[u32]) -> Result<Batch, DataError> {
+        let size = indices.len() * self.context();
+        let mut batch = TokenBatch {
+            sequences: indices.len(),
+            tokens: Vec::with_capacity(size),
+            targets: Vec::with_capacity(size),
+            weights: vec![0.0; size],
+        };
+        let mut sequence = vec![0; self.context() + 1];
+        for (index, weights) in indices.iter().zip(batch.weights.chunks_exact_mut(self.context())) {
+            self.read(*index, &mut sequence, weights)?;
+            // A vocabulary has far fewer tokens than there are positive numbers of 32 bits.
+            batch.tokens.extend(sequence[..self.context()].iter().map(|token| *token as i32));
+            batch.targets.extend(sequence[1..].iter().map(|token| *token as i32));
+        }
+        Ok(Batch::Tokens(batch))
+    }
 }
 
 impl Batch {
-    pub(super) fn gather(rows: &dyn Dataset, indices: &[u32]) -> Result<Self, DataError> {
-        let mut batch = Self { rows: indices.len(), features: Vec::new(), targets: Vec::new() };
-        rows.gather(indices, &mut batch.features, &mut batch.targets)?;
-        Ok(batch)
+    /// What a mean loss over the samples is a mean of: rows, or tokens that are to be predicted.
+    pub(super) fn counted(&self) -> usize {
+        match self {
+            Self::Rows(batch) => batch.rows,
+            Self::Tokens(batch) => batch.weights.iter().filter(|weight| **weight > 0.0).count(),
+        }
     }
+}
 
+impl RowBatch {
     /// `[rows, features]` and `[rows, targets]`.
     pub(super) fn into_tensors(self, device: &Device) -> (Tensor<2>, Tensor<2>) {
         let tensor = |values: Vec<f32>| {
@@ -55,5 +111,14 @@ impl Batch {
             Tensor::from_data(TensorData::new(values, [self.rows, width]), device)
         };
         (tensor(self.features), tensor(self.targets))
+    }
+}
+
+impl TokenBatch {
+    /// Tokens, targets and weights, each `[sequences, context]`.
+    pub(super) fn into_tensors(self, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>, Tensor<2>) {
+        let shape = [self.sequences, self.weights.len() / self.sequences.max(1)];
+        let ints = |tokens: Vec<i32>| Tensor::from_data(TensorData::new(tokens, shape), device);
+        (ints(self.tokens), ints(self.targets), Tensor::from_data(TensorData::new(self.weights, shape), device))
     }
 }

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     artifact::digest,
-    data::Prepared,
     model::{Architecture, Predictor, first_not_finite, to_host},
     storage::Folder,
 };
@@ -51,46 +50,29 @@ pub struct Fitted {
 
 /// Where a training runs.
 #[derive(Clone, Copy)]
-pub(super) struct Surroundings<'a> {
-    pub(super) device: &'a Device,
-    pub(super) checkpoints: &'a Folder,
-    pub(super) runtime: &'a Handle,
-    pub(super) watch: &'a dyn Watch,
-    pub(super) stop: &'a CancellationToken,
+pub struct Surroundings<'a> {
+    /// What computes it.
+    pub device: &'a Device,
+    /// The folder of this run's checkpoints.
+    pub checkpoints: &'a Folder,
+    /// A multi-threaded runtime, to none of whose threads the caller belongs.
+    pub runtime: &'a Handle,
+    /// Is told how it goes.
+    pub watch: &'a dyn Watch,
+    /// Ends it, when cancelled, after a checkpoint.
+    pub stop: &'a CancellationToken,
 }
 
 /// Trains a model, from the last good checkpoint on if there is one.
 ///
-/// It blocks, so it is to be called from a thread of its own, not from one of the `runtime`, which has to be a
-/// multi-threaded one. `checkpoints` is the folder of this run's checkpoints. When `stop` is cancelled it writes a
-/// checkpoint and ends with [`TrainError::Preempted`].
+/// It blocks, so it is to be called from a thread of its own. When it is told to stop, it writes a checkpoint and ends with
+/// [`TrainError::Preempted`].
 ///
 /// # Errors
 /// If it is told to stop, the configuration does not fit the data, a number is no longer finite, or the data, the
 /// storage or the device fails. A checkpoint that cannot be written because the storage is away for a while is a
 /// [`Event::Warning`].
 pub fn fit(
-    config: &TrainConfig,
-    data: &Prepared,
-    device: &Device,
-    checkpoints: &Folder,
-    runtime: &Handle,
-    watch: &dyn Watch,
-    stop: &CancellationToken,
-) -> Result<Fitted, TrainError> {
-    let problem = Problem {
-        train: &data.train,
-        validation: &data.validation,
-        inputs: data.preprocessor.input_width(),
-        targets: data.preprocessor.output_width(),
-        restore_targets: &|targets| data.preprocessor.restore_targets(targets),
-        fingerprint: &data.stats.fingerprint,
-    };
-    fit_problem(config, problem, Surroundings { device, checkpoints, runtime, watch, stop })
-}
-
-/// [`fit`] for any rows.
-pub(super) fn fit_problem(
     config: &TrainConfig,
     problem: Problem<'_>,
     Surroundings { device, checkpoints, runtime, watch, stop }: Surroundings<'_>,

@@ -1,10 +1,35 @@
 //! The losses: means over all rows and outputs, as PyTorch's.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Device, Tensor, activation};
 use stoker_crds::training::optimize::Loss;
+
+use super::dataset::Batch;
+use crate::model::{Architecture, ModelError, Network};
 
 /// Where Huber's loss goes over from squared to absolute.
 const HUBER_DELTA: f64 = 1.0;
+
+/// The mean loss, `[1]`, of a model on a batch: over its rows, or over its tokens that are to be predicted.
+///
+/// # Errors
+/// If the model does not read what the batch holds.
+pub(super) fn batch_loss(
+    model: &Network,
+    architecture: &Architecture,
+    batch: Batch,
+    device: &Device,
+) -> Result<Tensor<1>, ModelError> {
+    match batch {
+        Batch::Rows(batch) => {
+            let (features, targets) = batch.into_tensors(device);
+            Ok(mean_loss(architecture.rows()?.loss, model.mlp()?.forward(features), targets))
+        }
+        Batch::Tokens(batch) => {
+            let (tokens, targets, weights) = batch.into_tensors(device);
+            Ok(model.transformer()?.loss(tokens, targets, weights))
+        }
+    }
+}
 
 /// The mean loss, `[1]`, of raw outputs `[batch, output]` against targets.
 ///

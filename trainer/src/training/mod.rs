@@ -23,12 +23,13 @@ mod watch;
 
 pub use self::{
     checkpoint::config_digest,
-    dataset::Dataset,
+    dataset::{Batch, Dataset, RowBatch, TokenBatch},
     error::TrainError,
     evaluate::evaluate,
-    fit::{Fitted, fit},
+    fit::{Fitted, Surroundings, fit},
     metrics::Evaluation,
     schedule::learning_rate,
+    session::Problem,
     watch::{Event, Silent, Watch},
 };
 

@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     optim::{
-        Adam, AdamConfig, AdamW, AdamWConfig, DynOptimizer, DynState, Optimizer as Rule, Sgd, SgdConfig, StateSink,
-        StateSource, decay::WeightDecayConfig, momentum::MomentumConfig,
+        Adam, AdamConfig, DynOptimizer, DynState, Optimizer as Rule, Sgd, SgdConfig, StateSink, StateSource,
+        decay::WeightDecayConfig, momentum::MomentumConfig,
     },
     tensor::{Device, Gradients, Tensor, TensorData},
 };
+use burn_fused_ops::AdamW;
 use safetensors::SafeTensors;
 use stoker_crds::training::optimize::Optimizer as Spec;
 
-use crate::model::{HostTensor, HostTensors, Mlp, ModelError, check, values};
+use crate::model::{HostTensor, HostTensors, ModelError, Network, check, values};
 
 /// What PyTorch's `clip_grad_norm_` adds to the norm that it divides by.
 const CLIP_EPSILON: f64 = 1e-6;
@@ -64,20 +65,18 @@ impl Optimizer {
                     .with_weight_decay(l2(adam.weight_decay))
                     .build(),
             ),
-            Spec::AdamW(adam) => AnyRule::AdamW(
-                AdamWConfig::new()
-                    .with_beta_1(adam.beta1 as f32)
-                    .with_beta_2(adam.beta2 as f32)
-                    .with_epsilon(adam.epsilon as f32)
-                    .with_weight_decay(adam.weight_decay as f32)
-                    .build(),
-            ),
+            Spec::AdamW(adam) => AnyRule::AdamW(AdamW {
+                beta_1: adam.beta1 as f32,
+                beta_2: adam.beta2 as f32,
+                epsilon: adam.epsilon as f32,
+                weight_decay: adam.weight_decay as f32,
+            }),
         };
         Self { rule, states: Vec::new() }
     }
 
     /// The model after one step against the gradients, whose global norm is first scaled down to `clip`, if given.
-    pub(super) fn step(&mut self, model: Mlp, mut gradients: Gradients, rate: f64, clip: Option<f64>) -> Mlp {
+    pub(super) fn step(&mut self, model: Network, mut gradients: Gradients, rate: f64, clip: Option<f64>) -> Network {
         let scale = clip.and_then(|norm| clip_scale(&model, &mut gradients, norm));
         let Self { rule, states } = self;
         match rule {
@@ -114,7 +113,7 @@ impl Optimizer {
     /// If a tensor does not have the shape of its parameter, or is missing.
     pub(super) fn restore(
         &mut self,
-        model: &Mlp,
+        model: &Network,
         tensors: &SafeTensors<'_>,
         counters: &BTreeMap<String, u64>,
         device: &Device,
@@ -144,7 +143,7 @@ impl Optimizer {
 /// What the gradients are to be multiplied with: `[1]`, at most 1, as PyTorch's `clip_grad_norm_`.
 ///
 /// burn clips each tensor by its own norm, which turns the direction of the step; this keeps it.
-fn clip_scale(model: &Mlp, gradients: &mut Gradients, norm: f64) -> Option<Tensor<1>> {
+fn clip_scale(model: &Network, gradients: &mut Gradients, norm: f64) -> Option<Tensor<1>> {
     let mut squares = SquaredNorms { gradients, sums: Vec::new() };
     model.visit(&mut squares);
     let total = squares.sums.into_iter().reduce(|sum, square| sum + square)?.sqrt();
@@ -173,11 +172,11 @@ impl ModuleVisitor for Shapes {
 fn update<R: Rule>(
     rule: &R,
     states: &mut Vec<Option<DynState>>,
-    model: Mlp,
+    model: Network,
     gradients: Gradients,
     rate: f64,
     scale: Option<Tensor<1>>,
-) -> Mlp {
+) -> Network {
     model.map(&mut Update { rule, states, gradients, rate, scale, index: 0 })
 }
 

@@ -13,35 +13,36 @@ use stoker_crds::{
 use super::{
     Dataset, TrainError,
     checkpoint::{RunningLoss, Snapshot, State},
-    dataset::Batch,
     early_stopping::{BestSoFar, Verdict, watched},
-    evaluate::evaluate_rows,
+    evaluate::evaluate,
     history::History,
-    loss::mean_loss,
+    loss::batch_loss,
     optimizer::{Optimizer, base_rate},
     order::{Stream, derive_seed, epoch_order},
     pace::Pace,
     schedule::learning_rate,
     watch::{Event, Watch},
 };
-use crate::model::{Architecture, Mlp, Predictor, read};
+use crate::model::{Architecture, Network, Predictor, read};
 
 /// Losses that are left on the device before they are looked at.
 const PENDING_LOSSES: usize = 32;
 
 /// What is to be learned.
 #[derive(Clone, Copy)]
-pub(super) struct Problem<'a> {
-    pub(super) train: &'a dyn Dataset,
-    pub(super) validation: &'a dyn Dataset,
-    /// Numbers per row that go in.
-    pub(super) inputs: usize,
-    /// Classes, or targets of a regression.
-    pub(super) targets: usize,
-    /// Brings targets back to their own units.
-    pub(super) restore_targets: &'a dyn Fn(&mut [f32]),
+pub struct Problem<'a> {
+    /// What the model is fitted on.
+    pub train: &'a dyn Dataset,
+    /// What decides on early stopping.
+    pub validation: &'a dyn Dataset,
+    /// Numbers per row, or tokens per sequence, that go in.
+    pub inputs: usize,
+    /// Classes, targets of a regression, or tokens of the vocabulary.
+    pub targets: usize,
+    /// Brings the targets of a regression back to their own units.
+    pub restore_targets: &'a dyn Fn(&mut [f32]),
     /// `sha256:…` of the data.
-    pub(super) fingerprint: &'a str,
+    pub fingerprint: &'a str,
 }
 
 /// How long a training takes.
@@ -149,14 +150,15 @@ impl<'a> Session<'a> {
 
         // The generator's state cannot be saved; a seed of its own for each step makes it part of the position.
         self.device.seed(derive_seed(seed(self.config), Stream::Dropout, state.step));
-        let (features, targets) = Batch::gather(self.problem.train, indices)?.into_tensors(&self.device);
-        let loss = mean_loss(self.architecture.loss, model.forward(features), targets);
+        let batch = self.problem.train.batch(indices)?;
+        let counted = batch.counted();
+        let loss = batch_loss(model, &self.architecture, batch, &self.device)?;
         let gradients = loss.backward();
         let rate = learning_rate(&train.schedule, base_rate(&train.optimizer), state.step, total_steps);
         let clip = train.gradient_clip.as_ref().map(|clip| clip.norm);
         *model = optimizer.step(model.clone(), gradients, rate, clip);
 
-        self.pending.push((loss.inner(), indices.len()));
+        self.pending.push((loss.inner(), counted));
         let done = indices.len();
         (state.step, state.position) = (state.step + 1, end);
         let (step, epoch) = (state.step, state.epoch);
@@ -177,14 +179,14 @@ impl<'a> Session<'a> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let (tensors, rows): (Vec<_>, Vec<_>) = self.pending.drain(..).unzip();
+        let (tensors, counted): (Vec<_>, Vec<_>) = self.pending.drain(..).unzip();
         let losses = read(Tensor::cat(tensors, 0))?;
         let first = self.now.state.step - losses.len() as u64 + 1;
-        for (step, (loss, rows)) in (first..).zip(losses.iter().zip(rows)) {
+        for (step, (loss, counted)) in (first..).zip(losses.iter().zip(counted)) {
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { what: format!("the loss became {loss}"), step, checkpoint: None });
             }
-            self.now.state.loss.add(*loss, rows);
+            self.now.state.loss.add(*loss, counted);
         }
         Ok(())
     }
@@ -208,7 +210,7 @@ impl<'a> Session<'a> {
 
     fn validate(&mut self, metrics: &mut std::collections::BTreeMap<Split, Metrics>) -> Result<(), TrainError> {
         let predictor = self.predictor(self.now.model.clone());
-        let validation = evaluate_rows(&predictor, self.problem.validation, self.problem.restore_targets)
+        let validation = evaluate(&predictor, self.problem.validation, self.problem.restore_targets)
             .map_err(|error| self.at_this_step(error))?
             .metrics;
         if let Some(rule) = &self.config.train.early_stopping {
@@ -244,7 +246,7 @@ impl<'a> Session<'a> {
     }
 
     /// A model without dropout and gradients.
-    pub(super) fn predictor(&self, model: Mlp) -> Predictor {
+    pub(super) fn predictor(&self, model: Network) -> Predictor {
         Predictor::new(self.architecture.clone(), model, &self.device)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stoker_crds::{
     Duration, ModelTrainingStatus,
-    metric::{ACCURACY, LOSS, Metrics, R2, Split},
+    metric::{ACCURACY, LOSS, Metrics, PERPLEXITY, R2, Split},
     training::status::{Phase, TrainingSummary},
 };
 
@@ -31,11 +31,11 @@ fn loss(metrics: &BTreeMap<Split, Metrics>) -> Option<f64> {
     of(Split::Validation).or_else(|| of(Split::Train))
 }
 
-/// Accuracy of a classification, R² of a regression.
+/// Accuracy of a classification, R² of a regression, perplexity of a language model.
 fn main_metric(metrics: &BTreeMap<Split, Metrics>) -> Option<String> {
     let splits = [Split::Test, Split::Validation, Split::Train];
     let values = splits.into_iter().filter_map(|split| metrics.get(&split));
-    let mut named = values.flat_map(|metrics| [ACCURACY, R2].map(|name| (name, metrics.get(name))));
+    let mut named = values.flat_map(|metrics| [ACCURACY, R2, PERPLEXITY].map(|name| (name, metrics.get(name))));
     named.find_map(|(name, value)| Some(format!("{name} {}", shortest(format!("{:.4}", value?)))))
 }
 

@@ -21,10 +21,10 @@ use super::{
 use crate::storage::Access;
 
 /// A bucket `b` in a folder.
-struct Bucket(TempDir);
+pub(crate) struct Bucket(TempDir);
 
 impl Bucket {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(files: &[(&str, &str)]) -> Self {
         let bucket = Self(tempfile::tempdir().unwrap());
         for (name, content) in files {
             bucket.write(name, content.as_bytes());
@@ -32,17 +32,17 @@ impl Bucket {
         bucket
     }
 
-    fn write(&self, name: &str, content: &[u8]) {
+    pub(crate) fn write(&self, name: &str, content: &[u8]) {
         let path = self.0.path().join("b").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         Access::local(self.0.path())
     }
 
-    fn scratch(&self) -> Scratch {
+    pub(crate) fn scratch(&self) -> Scratch {
         Scratch::unlimited(self.0.path().join("scratch"))
     }
 
@@ -65,7 +65,7 @@ impl Bucket {
     }
 }
 
-const LIMITS: Limits = Limits { partitions: 2, memory: 256 << 20, rows_in_memory: 1 << 20 };
+pub(crate) const LIMITS: Limits = Limits { partitions: 2, memory: 256 << 20, rows_in_memory: 1 << 20 };
 
 /// A configuration with target `y`: all rows train, and what `change` says besides.
 fn data(uri: &str, change: Value) -> Data<Format> {

@@ -84,12 +84,18 @@ fn line(progress: &Progress) -> String {
         Stage::Training => {
             let loss = loss(progress).map(|loss| format!(" · loss {loss:.4}")).unwrap_or_default();
             let eta = progress.eta_seconds.map(|eta| format!(" · {eta:.0} s left")).unwrap_or_default();
-            let pace = format!("{:.0} rows/s", progress.samples_per_second);
+            let samples = if is_text(progress) { "sequences" } else { "rows" };
+            let pace = format!("{:.0} {samples}/s", progress.samples_per_second);
             format!("epoch {}/{}{loss} · {pace}{eta}", progress.epoch, progress.total_epochs)
         }
         Stage::Evaluating => "evaluating".into(),
         Stage::Publishing => "publishing".into(),
     }
+}
+
+/// Whether it is a language model that is trained.
+fn is_text(progress: &Progress) -> bool {
+    progress.data.tokens > 0
 }
 
 /// The validation loss, or the training loss where there is none.
@@ -101,8 +107,9 @@ fn loss(progress: &Progress) -> Option<f64> {
 pub(super) fn print_result(progress: &Progress, model: &Path, name: &str) {
     let data = &progress.data;
     let dropped: u64 = data.rows_dropped.values().sum();
+    let (read, kept) = if is_text(progress) { ("documents", " sequences:") } else { ("rows", "") };
     println!(
-        "{name}: {} rows read, {dropped} dropped; {} train, {} validation, {} test; {} epochs on {}\n",
+        "{name}: {} {read} read, {dropped} dropped;{kept} {} train, {} validation, {} test; {} epochs on {}\n",
         data.rows_read,
         data.train,
         data.validation,
@@ -115,8 +122,11 @@ pub(super) fn print_result(progress: &Progress, model: &Path, name: &str) {
         println!("warning: {warning}");
     }
     println!("\nmodel  {}\n", model.display());
-    println!("Serve it:      {} serve --name {name} --model {}", quoted(&this_program()), quoted(model));
-    println!("Ask about it:  curl -s localhost:8080/v2/models/{name}");
+    // Servers take rows.
+    if !is_text(progress) {
+        println!("Serve it:      {} serve --name {name} --model {}", quoted(&this_program()), quoted(model));
+        println!("Ask about it:  curl -s localhost:8080/v2/models/{name}");
+    }
 }
 
 /// How this program is called from the working folder: by its path, since it need not be on the PATH.

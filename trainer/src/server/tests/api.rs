@@ -2,7 +2,10 @@
 
 use axum::{middleware::from_fn, routing};
 use datafusion::arrow::array::AsArray;
-use stoker_crds::report::RunError;
+use stoker_crds::{
+    report::RunError,
+    training::model::{Preset, Transformer},
+};
 
 use super::*;
 use crate::server::{ServeError, Server, inference::catch_panic, protocol::Signature};
@@ -242,6 +245,21 @@ async fn files_of_different_models_are_refused() {
     let options = options(&classifier.folder.path().join("model/mixed"), &[]);
     let error = ServedModel::load(&options, &Metrics::default()).await.unwrap_err();
     assert!(matches!(error, ServeError::Mismatch), "{error}");
+}
+
+#[tokio::test]
+async fn a_language_model_is_refused_by_name_before_its_weights_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let transformer = Transformer { preset: Some(Preset::Tiny), ..Transformer::default() }.resolve().unwrap();
+    let architecture = Architecture::language(transformer, 300).unwrap();
+    let config = serde_json::to_vec(&architecture).unwrap();
+    let files = vec![(CONFIG.to_owned(), config.into()), (WEIGHTS.to_owned(), "none".into())];
+    let stored = Access::local(folder.path()).open("s3://model/language").unwrap();
+    artifact::commit(&stored, None, files).await.unwrap();
+    let options = options(&folder.path().join("model/language"), &[]);
+    let error = ServedModel::load(&options, &Metrics::default()).await.unwrap_err();
+    assert!(error.to_string().contains("language model"), "{error}");
+    assert_eq!(error.reason(), stoker_crds::Reason::InvalidConfig);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use stoker_crds::{
 use super::{Recorder, Run, Table, blobs, config, surface, weights};
 use crate::{
     artifact,
-    training::{TrainError, evaluate::evaluate_rows},
+    training::{TrainError, evaluate},
 };
 
 const NEVER: u64 = 1_000_000;
@@ -27,7 +27,7 @@ fn one_batch_is_learned_by_heart() {
         );
         let rows = surface(8, 1);
         let fitted = Run::new().fit(&config, &rows, &Table::default()).unwrap();
-        let metrics = evaluate_rows(&fitted.predictor, &rows, &|_| {}).unwrap().metrics;
+        let metrics = evaluate(&fitted.predictor, &rows, &|_| {}).unwrap().metrics;
         // The targets' variance is about 0.2: all of it but a five-thousandth is explained.
         assert!(metrics[MSE] < 4e-5, "{activation}: {metrics:?}");
         assert!((metrics[MSE] - metrics[LOSS]).abs() < 1e-6, "{metrics:?}");
@@ -67,7 +67,7 @@ fn exclusive_or_is_learned_with_one_output() {
         json!({"everySteps": NEVER}),
     );
     let fitted = Run::new().fit(&config, &rows, &Table::default()).unwrap();
-    let evaluation = evaluate_rows(&fitted.predictor, &rows, &|_| {}).unwrap();
+    let evaluation = evaluate(&fitted.predictor, &rows, &|_| {}).unwrap();
     assert_eq!(evaluation.confusion, Some(vec![vec![2, 0], vec![0, 2]]));
     let probabilities = fitted.predictor.predict(&[0.0, 1.0]).unwrap();
     assert_eq!(probabilities.len(), 2);
@@ -134,7 +134,7 @@ fn the_loss_of_an_epoch_is_the_mean_over_its_rows() {
     );
     let (rows, watch) = (surface(40, 1), Recorder::default());
     let fitted = Run::new().fit_watched(&config, &rows, &rows, &watch).unwrap();
-    let exact = evaluate_rows(&fitted.predictor, &rows, &|_| {}).unwrap().metrics[LOSS];
+    let exact = evaluate(&fitted.predictor, &rows, &|_| {}).unwrap().metrics[LOSS];
     let seen = watch.seen();
     for split in [Split::Train, Split::Validation] {
         let loss = seen.values(split, LOSS)[0];
@@ -173,7 +173,7 @@ fn early_stopping_ends_the_run_and_restores_the_best_model() {
     assert!(losses.len() < 10_000, "it did not stop");
     assert_eq!(fitted.best_epoch, Some(losses.len() as u32 - 5));
     assert_eq!(losses[losses.len() - 6], best);
-    let restored = evaluate_rows(&fitted.predictor, &validation, &|_| {}).unwrap().metrics[LOSS];
+    let restored = evaluate(&fitted.predictor, &validation, &|_| {}).unwrap().metrics[LOSS];
     assert_eq!(restored, best);
 }
 
@@ -183,8 +183,8 @@ fn validation_metrics_are_in_the_targets_own_units() {
     let rows = surface(40, 1);
     let fitted = Run::new().fit(&config, &rows, &Table::default()).unwrap();
     let scaled = |targets: &mut [f32]| targets.iter_mut().for_each(|target| *target = *target * 8.0 + 3.0);
-    let plain = evaluate_rows(&fitted.predictor, &rows, &|_| {}).unwrap().metrics;
-    let own = evaluate_rows(&fitted.predictor, &rows, &scaled).unwrap().metrics;
+    let plain = evaluate(&fitted.predictor, &rows, &|_| {}).unwrap().metrics;
+    let own = evaluate(&fitted.predictor, &rows, &scaled).unwrap().metrics;
     assert_eq!(own[LOSS], plain[LOSS]);
     assert!((own[MSE] / plain[MSE] - 64.0).abs() < 1e-3, "{own:?} {plain:?}");
     assert!((own["r2"] - plain["r2"]).abs() < 1e-4, "{own:?} {plain:?}");

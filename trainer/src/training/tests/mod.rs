@@ -21,11 +21,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Dataset, Event, Fitted, TrainError, Watch,
-    fit::{Surroundings, fit_problem},
-    session::Problem,
-};
+use super::{Batch, Dataset, Event, Fitted, Problem, RowBatch, Surroundings, TrainError, Watch, fit};
 use crate::{
     data::DataError,
     model::to_safetensors,
@@ -47,12 +43,10 @@ impl Dataset for Table {
         self.features.len()
     }
 
-    fn gather(&self, indices: &[u32], features: &mut Vec<f32>, targets: &mut Vec<f32>) -> Result<(), DataError> {
-        for index in indices {
-            features.extend(&self.features[*index as usize]);
-            targets.extend(&self.targets[*index as usize]);
-        }
-        Ok(())
+    fn batch(&self, indices: &[u32]) -> Result<Batch, DataError> {
+        let gather = |rows: &[Vec<f32>]| indices.iter().flat_map(|index| rows[*index as usize].clone()).collect();
+        let (features, targets) = (gather(&self.features), gather(&self.targets));
+        Ok(Batch::Rows(RowBatch { rows: indices.len(), features, targets }))
     }
 }
 
@@ -126,7 +120,7 @@ impl Run {
     ) -> Result<Fitted, TrainError> {
         let highest = train.targets.iter().map(|targets| targets[0] as usize).max().unwrap_or(0);
         let targets = match config.task {
-            stoker_crds::training::Task::Classification => highest + 1,
+            stoker_crds::training::Task::Classification | stoker_crds::training::Task::LanguageModeling => highest + 1,
             stoker_crds::training::Task::Regression => train.targets.first().map_or(1, Vec::len),
         };
         let problem = Problem {
@@ -144,7 +138,7 @@ impl Run {
             watch,
             stop: &watch.stop,
         };
-        fit_problem(config, problem, surroundings)
+        fit(config, problem, surroundings)
     }
 
     /// The steps of the checkpoints in storage.

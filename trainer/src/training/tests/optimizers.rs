@@ -9,7 +9,7 @@ use stoker_crds::training::{
 };
 
 use crate::{
-    model::{Architecture, Mlp, to_safetensors, values},
+    model::{Architecture, Network, to_safetensors, values},
     training::{loss::mean_loss, optimizer::Optimizer},
 };
 
@@ -19,7 +19,7 @@ const TARGET: f64 = 0.7;
 const RATE: f64 = 0.1;
 const STEPS: i32 = 10;
 
-fn start(device: &Device) -> (Mlp, [f64; 3]) {
+fn start(device: &Device) -> (Network, [f64; 3]) {
     let model = Model::Mlp(MlpSpec::default());
     let architecture = Architecture::new(model, Task::Regression, Loss::MSE, 2, 1).unwrap();
     let mlp = architecture.init(3, device);
@@ -28,7 +28,7 @@ fn start(device: &Device) -> (Mlp, [f64; 3]) {
 }
 
 /// w₀, w₁ and b.
-fn parameters(mlp: &Mlp) -> [f64; 3] {
+fn parameters(mlp: &Network) -> [f64; 3] {
     let bytes = to_safetensors(mlp).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let weight = values(&file.tensor("layers.0.weight").unwrap());
@@ -51,7 +51,7 @@ fn assert_follows(spec: &Value, clip: Option<f64>, mut rule: impl FnMut(i32, [f6
     let features = Tensor::<2>::from_floats([FEATURES.map(|x| x as f32)], &device);
     let target = Tensor::<2>::from_floats([[TARGET as f32]], &device);
     for step in 1..=STEPS {
-        let loss = mean_loss(Loss::MSE, mlp.forward(features.clone()), target.clone());
+        let loss = mean_loss(Loss::MSE, mlp.mlp().unwrap().forward(features.clone()), target.clone());
         mlp = optimizer.step(mlp, loss.backward(), RATE, clip);
         expected = rule(step, expected, gradient(expected));
         for (actual, expected) in parameters(&mlp).into_iter().zip(expected) {

@@ -1,17 +1,7 @@
-//! `spec.model`: the architectures.
+//! The multi-layer perceptron.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// The model to train: exactly one architecture.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(transform = crate::schema::one_of)]
-pub enum Model {
-    /// A multi-layer perceptron: fully connected layers with an activation between them. Its input and output widths
-    /// follow from the data.
-    Mlp(Mlp),
-}
 
 /// A multi-layer perceptron. Its input and output widths follow from the data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,0 +1,183 @@
+//! Causal attention of several heads.
+
+mod backward;
+mod forward;
+
+use std::ops::Range;
+
+use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
+
+use crate::{
+    dispatch::{Fused, run},
+    matrix::Matrix,
+    reference,
+    storage::{dims, readable, strided, swapped, tensor, with_rows},
+};
+
+/// Queries whose scores are computed at a time. Half a tile per query is computed in vain, above the diagonal; fewer
+/// queries make slower products.
+const TILE: usize = 64;
+
+/// `softmax(query · keyᵀ / √width + causal mask) · value` per head.
+///
+/// `query` is `[batch, heads, queries, width]`, `key` `[batch, key heads, keys, width]`, `value`
+/// `[batch, key heads, keys, value width]`; the result is `[batch, heads, queries, value width]`. Each key head serves
+/// as many consecutive heads as `heads / key heads` says (grouped-query attention). With as many keys as queries a
+/// query sees the keys up to its own position; with more (a cache), the last query sees them all.
+///
+/// On flex the inputs are read where they lie, so `[batch, length, heads, width]` with dimensions 1 and 2 swapped costs
+/// no copy; the output and all gradients lie in memory so, and swapping back and reshaping to `[batch, length, …]` are
+/// free too. Of the scores a tile per thread stands in memory: the backward computes them again from the logarithm of
+/// each query's sum.
+///
+/// # Panics
+/// If the shapes do not fit, or there are fewer keys than queries.
+pub fn causal_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    let shape = Shape::new(query.dims(), key.dims(), value.dims());
+    match run(CausalAttention(shape), [query.into_dispatch(), key.into_dispatch(), value.into_dispatch()]) {
+        Ok(output) => Tensor::from_dispatch(output),
+        Err(inputs) => {
+            let [query, key, value] = inputs.map(Tensor::<4>::from_dispatch);
+            reference::causal_attention(query, key, value)
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CausalAttention(Shape);
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    batch: usize,
+    heads: usize,
+    key_heads: usize,
+    queries: usize,
+    keys: usize,
+    width: usize,
+    value_width: usize,
+}
+
+/// What the backward needs of the forward.
+#[derive(Clone, Debug)]
+struct Saved {
+    /// Query, key and value.
+    inputs: [FlexTensor; 3],
+    output: FlexTensor,
+    /// Per query the logarithm of the sum of e^score: `[batch, queries, heads]`.
+    log_sums: Vec<f32>,
+}
+
+impl Fused<3> for CausalAttention {
+    type Saved = Saved;
+
+    fn forward(&self, inputs: [FlexTensor; 3], _: [bool; 3]) -> (FlexTensor, Saved) {
+        let Self(shape) = *self;
+        let inputs = inputs.map(readable);
+        let (output, log_sums) = forward::run(shape, inputs.each_ref().map(Heads::new));
+        let output = tensor(output, [shape.batch, shape.queries, shape.heads, shape.value_width]);
+        let output = swapped(output, 1, 2);
+        (output.clone(), Saved { inputs, output, log_sums })
+    }
+
+    fn backward(self, saved: Saved, gradient: FlexTensor, _: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        let Self(shape) = self;
+        let gradient = with_rows(gradient);
+        let context = backward::Context {
+            shape,
+            inputs: saved.inputs.each_ref().map(Heads::new),
+            output: Heads::new(&saved.output),
+            log_sums: &saved.log_sums,
+            gradient: Heads::new(&gradient),
+        };
+        let [query, key, value] = context.gradients();
+        let Shape { batch, heads, key_heads, queries, keys, width, value_width } = shape;
+        [
+            Some(interleaved(query, [batch, heads, queries, width])),
+            Some(interleaved(key, [batch, key_heads, keys, width])),
+            Some(interleaved(value, [batch, key_heads, keys, value_width])),
+        ]
+    }
+}
+
+impl Shape {
+    /// # Panics
+    /// If the shapes do not fit.
+    fn new(query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Self {
+        let [batch, heads, queries, width] = query;
+        let [_, key_heads, keys, _] = key;
+        let [.., value_width] = value;
+        let fits = key == [batch, key_heads, keys, width] && value == [batch, key_heads, keys, value_width];
+        assert!(fits, "causal_attention: query {query:?}, key {key:?} and value {value:?} do not fit");
+        let grouped = key_heads > 0 && heads.is_multiple_of(key_heads);
+        assert!(grouped, "causal_attention: {heads} heads cannot share {key_heads} key heads evenly");
+        assert!(queries <= keys, "causal_attention: {queries} queries, but only {keys} keys");
+        Self { batch, heads, key_heads, queries, keys, width, value_width }
+    }
+
+    /// Heads per key head.
+    fn group(self) -> usize {
+        self.heads / self.key_heads
+    }
+
+    /// How many keys a query sees.
+    fn visible(self, query: usize) -> usize {
+        self.keys - self.queries + query + 1
+    }
+
+    fn scale(self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+
+    /// The queries of each tile.
+    fn tiles(self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.queries).step_by(TILE).map(move |first| first..self.queries.min(first + TILE))
+    }
+}
+
+/// A tensor `[batch, heads, rows, width]`, wherever its numbers lie.
+#[derive(Clone, Copy)]
+struct Heads<'a> {
+    values: &'a [f32],
+    strides: [usize; 4],
+    width: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// Of a [`readable`] tensor.
+    fn new(tensor: &'a FlexTensor) -> Self {
+        let ((values, strides), [.., width]) = (strided(tensor), dims::<4>(tensor));
+        Self { values, strides, width }
+    }
+
+    /// Some rows of a head.
+    fn matrix(self, batch: usize, head: usize, rows: Range<usize>) -> Matrix<'a> {
+        let [_, _, row, column] = self.strides;
+        Matrix::new(&self.values[self.start(batch, head, rows.start)..], [rows.len(), self.width], [row, column])
+    }
+
+    /// A row, of a tensor whose rows lie together.
+    #[inline(always)]
+    fn row(self, batch: usize, head: usize, row: usize) -> &'a [f32] {
+        &self.values[self.start(batch, head, row)..][..self.width]
+    }
+
+    #[inline(always)]
+    fn start(self, batch: usize, head: usize, row: usize) -> usize {
+        batch * self.strides[0] + head * self.strides[1] + row * self.strides[2]
+    }
+}
+
+/// From `[batch, heads, rows, width]` in memory to the same in the order `[batch, rows, heads, width]`.
+fn interleaved(values: Vec<f32>, [batch, heads, rows, width]: [usize; 4]) -> FlexTensor {
+    let mut ordered = vec![0.0; values.len()];
+    if !ordered.is_empty() {
+        ordered.par_chunks_mut(heads * width).with_min_len(TILE).enumerate().for_each(|(index, row)| {
+            for (head, place) in row.chunks_mut(width).enumerate() {
+                let start = ((index / rows * heads + head) * rows + index % rows) * width;
+                place.copy_from_slice(&values[start..][..width]);
+            }
+        });
+    }
+    swapped(tensor(ordered, [batch, rows, heads, width]), 1, 2)
+}

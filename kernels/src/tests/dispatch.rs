@@ -1,0 +1,133 @@
+//! What holds for every operation: threads, devices, and what is not differentiated.
+
+use burn::tensor::{Int, TensorData};
+use rayon::ThreadPoolBuilder;
+
+use super::{DType, Device, Gradients, Outcome, Tensor, backward, constant, device, gradient, leaf, list, numbers};
+use crate::{causal_attention, gelu, gelu_tanh, is_fused, layer_norm, linear_cross_entropy, rms_norm, rotate, swiglu};
+
+const BATCH: usize = 3;
+const LENGTH: usize = 130;
+const HEADS: usize = 4;
+const WIDTH: usize = 64;
+const VOCABULARY: usize = 300;
+
+/// The parameters of [`model`].
+struct Parameters {
+    embeddings: Tensor<3>,
+    gain: Tensor<1>,
+    bias: Tensor<1>,
+    head: Tensor<2>,
+}
+
+impl Parameters {
+    fn new(device: &Device) -> Self {
+        Self {
+            embeddings: random(1, [BATCH, LENGTH, WIDTH], device),
+            gain: random(2, [WIDTH], device),
+            bias: random(3, [WIDTH], device),
+            head: random(4, [VOCABULARY, WIDTH], device),
+        }
+    }
+
+    fn with_gradients(self) -> Self {
+        let Self { embeddings, gain, bias, head } = self;
+        Self {
+            embeddings: embeddings.require_grad(),
+            gain: gain.require_grad(),
+            bias: bias.require_grad(),
+            head: head.require_grad(),
+        }
+    }
+
+    fn gradients(&self, gradients: &Gradients) -> Outcome {
+        let Self { embeddings, gain, bias, head } = self;
+        let vectors = [gain, bias].map(|vector| gradient(vector, gradients));
+        [vec![gradient(embeddings, gradients), gradient(head, gradients)], vectors.to_vec()].concat()
+    }
+}
+
+fn random<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(numbers(seed, shape.iter().product(), 1.0), shape), device)
+}
+
+/// A loss that goes through every operation.
+fn model(parameters: &Parameters, device: &Device) -> Tensor<1> {
+    let Parameters { embeddings, gain, bias, head } = parameters;
+    let x = layer_norm(embeddings.clone(), gain.clone(), Some(bias.clone()), 1e-5);
+    let split = x.clone().reshape([BATCH, LENGTH, HEADS, WIDTH / HEADS]).swap_dims(1, 2);
+    let table = |seed| random(seed, [LENGTH, WIDTH / HEADS / 2], device);
+    let turned = rotate(split.clone(), table(5), table(6));
+    let mixed = causal_attention(turned.clone(), turned, split).swap_dims(1, 2).reshape([BATCH, LENGTH, WIDTH]);
+    let x = x + rms_norm(mixed, gain.clone(), 1e-5);
+    let x = swiglu(gelu(x.clone()), gelu_tanh(x));
+    let targets = (0..BATCH * LENGTH).map(|row| (row % VOCABULARY) as i32).collect::<Vec<_>>();
+    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [BATCH * LENGTH]), device);
+    let counts = Tensor::ones([BATCH * LENGTH], device);
+    linear_cross_entropy(x.reshape([BATCH * LENGTH, WIDTH]), head.clone(), targets, counts, VOCABULARY)
+}
+
+fn outcome(device: &Device) -> Outcome {
+    let parameters = Parameters::new(device).with_gradients();
+    let loss = model(&parameters, device);
+    let gradients = loss.backward();
+    let mut outcome = vec![list(loss)];
+    outcome.extend(parameters.gradients(&gradients));
+    outcome
+}
+
+#[test]
+fn loss_and_gradients_have_the_same_bits_each_time_and_on_any_number_of_threads() {
+    let expected = outcome(&device());
+    assert!(expected.iter().flatten().all(|number| number.is_finite()));
+    for threads in [1, 1, 2, 3, 8] {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+        assert_eq!(pool.install(|| outcome(&device())), expected, "with {threads} threads");
+    }
+}
+
+#[test]
+fn checkpointing_gives_the_same_gradients() {
+    assert_eq!(outcome(&device().gradient_checkpointing()), outcome(&device()));
+}
+
+#[test]
+fn without_autodiff_the_loss_is_the_same() {
+    let plain = Device::flex();
+    let loss = list(model(&Parameters::new(&plain), &plain));
+    assert_eq!(loss, outcome(&device())[0]);
+}
+
+#[test]
+fn a_parameter_that_needs_no_gradient_gets_none_and_the_others_theirs() {
+    let expected = outcome(&device());
+    let learned = Parameters::new(&device()).with_gradients();
+    let frozen = learned.gain.clone().detach().set_require_grad(false);
+    // One without autodiff is a constant too.
+    let parameters = Parameters { head: learned.head.clone().inner(), gain: frozen, ..learned };
+    let gradients = model(&parameters, &device()).backward();
+    assert_eq!(gradient(&parameters.embeddings, &gradients), expected[1]);
+    assert_eq!(gradient(&parameters.bias, &gradients), expected[4]);
+    assert!(parameters.gain.grad(&gradients).is_none() && learned.head.grad(&gradients).is_none());
+}
+
+#[test]
+fn a_gradient_that_two_operations_share_is_not_overwritten() {
+    let x = || leaf(&numbers(1, 100, 1.0), [100], DType::F32);
+    let alone = x();
+    let expected = gradient(&alone, &backward(&gelu(alone.clone())));
+    let (a, b) = (x(), x());
+    // The sum passes the same gradient on to both.
+    let gradients = backward(&(gelu(a.clone()) + gelu(b.clone())));
+    assert_eq!([gradient(&a, &gradients), gradient(&b, &gradients)], [expected.clone(), expected]);
+}
+
+#[test]
+fn only_single_precision_on_flex_is_fused() {
+    let tensor = |dtype| constant(&[1.0], [1], dtype);
+    assert!(is_fused(&tensor(DType::F32)) && is_fused(&tensor(DType::F32).inner()));
+    assert!(!is_fused(&tensor(DType::F64)) && !is_fused(&tensor(DType::BF16)));
+    // The others run all the same.
+    // Φ(1) is 0.8413; half precision has steps of 0.004 there, and rounds a few times.
+    assert!((list(gelu(tensor(DType::BF16)))[0] - 0.8413).abs() < 0.01);
+}

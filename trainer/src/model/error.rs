@@ -1,0 +1,110 @@
+//! Why there is no model, or no prediction.
+
+use burn::tensor::ExecutionError;
+use stoker_crds::{Reason, training::model::InvalidTransformer};
+
+use super::{HuggingFaceError, device::execution_reason};
+
+/// Why there is no model, or no prediction.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A loss for two classes and data with another number.
+    #[error(
+        "train.loss BinaryCrossEntropy needs a target with exactly 2 classes, and the training split has {0}: \
+         use CrossEntropy"
+    )]
+    NotBinary(usize),
+    /// There is nothing to tell apart.
+    #[error("the target has fewer than 2 classes in the training split: check data.target and data.clean")]
+    OneClass,
+    /// A model that is not for the task.
+    #[error(
+        "the model does not fit the task: LanguageModeling takes model.transformer, Regression and Classification take \
+         model.mlp"
+    )]
+    Task,
+    /// A transformer that cannot be.
+    #[error("there is no such transformer: {0}; correct model.transformer, or publish the model again")]
+    Transformer(#[from] InvalidTransformer),
+    /// A vocabulary that cannot be.
+    #[error("a transformer predicts one of 1 to {most} tokens, and the tokenizer has {found}: use another tokenizer")]
+    Vocabulary {
+        /// The most tokens that there may be.
+        most: u32,
+        /// How many there are.
+        found: usize,
+    },
+    /// A model that is asked for what it does not read.
+    #[error(
+        "the model is a language model: it reads tokens, and is neither served nor evaluated on rows of features; use a \
+         model of a Regression or a Classification"
+    )]
+    ReadsTokens,
+    /// A model that is asked for what it does not read.
+    #[error("the model reads rows of features, and not tokens: use a model of a LanguageModeling")]
+    ReadsRows,
+    /// `config.json` cannot be read.
+    #[error("the model's config.json cannot be read: {0}; publish the model again")]
+    Config(#[source] serde_json::Error),
+    /// A model that others wrote and this cannot compute.
+    #[error("the model's config.json describes a model that cannot be computed here: {0}")]
+    HuggingFace(#[from] HuggingFaceError),
+    /// The weights' file cannot be read.
+    #[error("the model's weights are no valid safetensors: {0}; publish the model again")]
+    Weights(#[source] safetensors::SafeTensorError),
+    /// The index of several files of weights cannot be read.
+    #[error(
+        "the index of the model's weights, model.safetensors.index.json, cannot be read: {0}; publish the model again"
+    )]
+    Index(#[source] serde_json::Error),
+    /// A file of weights is not what the index says.
+    #[error("of the model's weights the file '{file}' {problem}; publish the model again")]
+    Shard {
+        /// The file's name.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The weights are not those of the architecture.
+    #[error("the model's weights do not fit its config.json: tensor '{tensor}' should be {expected} and is {found}")]
+    Mismatch {
+        /// The tensor's name.
+        tensor: String,
+        /// Type and shape that the architecture asks for.
+        expected: String,
+        /// Type and shape in the file, or that there is none.
+        found: String,
+    },
+    /// Rows of another width.
+    #[error("{values} numbers are no whole rows of {width}, which the model takes")]
+    Width {
+        /// Numbers given.
+        values: usize,
+        /// Numbers per row.
+        width: usize,
+    },
+    /// The device failed.
+    #[error("the device failed to compute: {0:?}")]
+    Execution(#[source] ExecutionError),
+}
+
+impl ModelError {
+    /// The reason that is reported.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotBinary(_)
+            | Self::OneClass
+            | Self::Task
+            | Self::Transformer(_)
+            | Self::Vocabulary { .. }
+            | Self::ReadsTokens
+            | Self::ReadsRows
+            | Self::HuggingFace(_) => Reason::InvalidConfig,
+            Self::Config(_) | Self::Weights(_) | Self::Index(_) | Self::Shard { .. } | Self::Mismatch { .. } => {
+                Reason::CorruptArtifact
+            }
+            Self::Width { .. } => Reason::Internal,
+            Self::Execution(error) => execution_reason(error),
+        }
+    }
+}

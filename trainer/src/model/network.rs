@@ -1,0 +1,39 @@
+//! Any of the models.
+
+use burn::module::Module;
+
+use super::{Mlp, ModelError, Transformer};
+
+/// Any of the models, with its weights.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process holds a handful of them, and burn has no modules in boxes")]
+pub enum Network {
+    /// Reads rows of numbers.
+    Mlp(Mlp),
+    /// Reads tokens.
+    Transformer(Transformer),
+}
+
+impl Network {
+    /// The model, if it reads rows of numbers.
+    ///
+    /// # Errors
+    /// If it reads tokens.
+    pub fn mlp(&self) -> Result<&Mlp, ModelError> {
+        match self {
+            Self::Mlp(mlp) => Ok(mlp),
+            Self::Transformer(_) => Err(ModelError::ReadsTokens),
+        }
+    }
+
+    /// The model, if it reads tokens.
+    ///
+    /// # Errors
+    /// If it reads rows of numbers.
+    pub fn transformer(&self) -> Result<&Transformer, ModelError> {
+        match self {
+            Self::Mlp(_) => Err(ModelError::ReadsRows),
+            Self::Transformer(transformer) => Ok(transformer),
+        }
+    }
+}

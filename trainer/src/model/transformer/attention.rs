@@ -1,0 +1,48 @@
+//! Attention of each token to itself and those before it.
+
+use burn::{module::Module, nn::Linear, tensor::Tensor};
+use stoker_crds::training::model::TransformerConfig;
+
+use super::{initial::Initial, rotary::Angles};
+use crate::model::ops;
+
+/// Causal attention with several heads, of which groups may share keys and values.
+#[derive(Module, Debug)]
+pub(super) struct Attention {
+    /// Queries of all heads, then keys of all groups, then values of all groups: `[width, (heads + 2·groups)·size]`.
+    input: Linear,
+    /// `[width, width]`.
+    output: Linear,
+    heads: usize,
+    /// Heads of keys and values.
+    groups: usize,
+}
+
+impl Attention {
+    pub(super) fn init(config: &TransformerConfig, initial: &mut Initial<'_>) -> Self {
+        let (width, size) = (config.width as usize, config.head_size() as usize);
+        let (heads, groups) = (config.heads as usize, config.key_value_heads as usize);
+        Self {
+            input: initial.linear([width, (heads + 2 * groups) * size], config.bias),
+            output: initial.residual([width, width], config.bias),
+            heads,
+            groups,
+        }
+    }
+
+    /// `[batch, length, width]` → the same.
+    pub(super) fn forward(&self, x: Tensor<3>, angles: Option<&Angles>) -> Tensor<3> {
+        let [batch, length, width] = x.dims();
+        let Self { heads, groups, .. } = *self;
+        let all = self.input.forward(x).reshape([batch, length, heads + 2 * groups, width / heads]).swap_dims(1, 2);
+        let query = all.clone().narrow(1, 0, heads);
+        let key = all.clone().narrow(1, heads, groups);
+        let value = all.narrow(1, heads + groups, groups);
+        let (query, key) = match angles {
+            Some(angles) => (angles.rotate(query), angles.rotate(key)),
+            None => (query, key),
+        };
+        let mixed = ops::causal_attention(query, key, value);
+        self.output.forward(mixed.swap_dims(1, 2).reshape([batch, length, width]))
+    }
+}

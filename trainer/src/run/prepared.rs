@@ -1,0 +1,104 @@
+//! Data that is ready to be trained on, of whatever kind.
+
+use bytes::Bytes;
+use stoker_crds::{
+    TrainConfig,
+    artifact::{PREPROCESSOR, TOKENIZER},
+    metric::Split,
+    progress::DataStats,
+    training::Model,
+};
+
+use super::RunError;
+use crate::{
+    artifact::ArtifactError,
+    data::{self, Scratch},
+    storage::Access,
+    text::{self, Corpus},
+    training::{Dataset, Problem},
+};
+
+/// Data that is ready to be trained on.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    /// Rows of numbers.
+    Table(data::Prepared),
+    /// Sequences of tokens.
+    Text(Corpus),
+}
+
+impl Prepared {
+    /// Prepares the data of a run: text for a transformer, a table for anything else.
+    ///
+    /// # Errors
+    /// If the data cannot be read or trained on.
+    pub(super) async fn of(
+        config: &TrainConfig,
+        access: &Access,
+        scratch: &Scratch,
+        on_stats: &(dyn Fn(&DataStats) + Send + Sync),
+    ) -> Result<Self, RunError> {
+        let data = &config.data;
+        Ok(match &config.model {
+            Model::Transformer(transformer) => {
+                let context = transformer.context as usize;
+                Self::Text(text::prepare(data, context, access, scratch, on_stats).await?)
+            }
+            Model::Mlp(_) => Self::Table(data::prepare(data, config.task, access, scratch, on_stats).await?),
+        })
+    }
+
+    /// What was read, dropped and kept.
+    pub(super) fn stats(&self) -> &DataStats {
+        match self {
+            Self::Table(table) => &table.stats,
+            Self::Text(corpus) => &corpus.stats,
+        }
+    }
+
+    /// The samples of a split.
+    pub(super) fn split(&self, split: Split) -> &dyn Dataset {
+        match (self, split) {
+            (Self::Table(table), Split::Train) => &table.train,
+            (Self::Table(table), Split::Validation) => &table.validation,
+            (Self::Table(table), Split::Test) => &table.test,
+            (Self::Text(corpus), Split::Train) => &corpus.train,
+            (Self::Text(corpus), Split::Validation) => &corpus.validation,
+            (Self::Text(corpus), Split::Test) => &corpus.test,
+        }
+    }
+
+    /// What is to be learned; `restore_targets` is [`Self::restore_targets`].
+    pub(super) fn problem<'a>(&'a self, restore_targets: &'a dyn Fn(&mut [f32])) -> Problem<'a> {
+        let (inputs, targets) = match self {
+            Self::Table(table) => (table.preprocessor.input_width(), table.preprocessor.output_width()),
+            Self::Text(corpus) => (corpus.train.context(), corpus.tokenizer.vocabulary_size()),
+        };
+        Problem {
+            train: self.split(Split::Train),
+            validation: self.split(Split::Validation),
+            inputs,
+            targets,
+            restore_targets,
+            fingerprint: &self.stats().fingerprint,
+        }
+    }
+
+    /// Brings the targets of a regression back to their own units.
+    pub(super) fn restore_targets(&self, targets: &mut [f32]) {
+        if let Self::Table(table) = self {
+            table.preprocessor.restore_targets(targets);
+        }
+    }
+
+    /// The file of a model that says how what it is asked becomes what it reads: its name and content.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub(super) fn input_file(&self) -> Result<(&'static str, Bytes), ArtifactError> {
+        Ok(match self {
+            Self::Table(table) => (PREPROCESSOR, serde_json::to_vec_pretty(&table.preprocessor)?.into()),
+            Self::Text(corpus) => (TOKENIZER, corpus.tokenizer.to_json().to_vec().into()),
+        })
+    }
+}

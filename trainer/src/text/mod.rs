@@ -1,0 +1,67 @@
+//! From raw files to sequences of tokens, for language models.
+//!
+//! The steps, each a module: [`read`] reads files as one table of documents, plain text by way of [`files`], conversations
+//! by way of [`chat`]; [`clean`] drops documents, [`near`] finds those that are much alike; [`documents`] holds what is
+//! left, in an order by content that files' names and order and the number of threads don't change; a [`tokenizer`] is
+//! fitted on the training split, and [`sequences`] hold the tokens. What is common with tables is in [`crate::data`].
+
+pub mod chat;
+mod clean;
+mod documents;
+mod files;
+mod map;
+mod near;
+mod pipeline;
+mod read;
+mod sequences;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
+use stoker_crds::{
+    progress::DataStats,
+    training::{Data, data::Format},
+};
+
+use self::pipeline::Pipeline;
+pub use self::{
+    sequences::Sequences,
+    tokenizer::{END_OF_TEXT, MAX_JSON, Tokenizer, TokenizerError},
+};
+use crate::{
+    data::{DataError, Scratch, session::Limits, watched},
+    storage::Access,
+};
+
+/// Text that is ready to be trained on.
+#[derive(Debug)]
+pub struct Corpus {
+    /// The tokenizer, fitted on the training split alone.
+    pub tokenizer: Tokenizer,
+    /// What was read, dropped and kept.
+    pub stats: DataStats,
+    /// What the model is fitted on.
+    pub train: Sequences,
+    /// What decides on early stopping.
+    pub validation: Sequences,
+    /// What is looked at once, at the end.
+    pub test: Sequences,
+}
+
+/// Reads, cleans, splits and encodes text, in sequences of a context's length. `on_stats` is told the counts as they grow.
+///
+/// The same data and configuration give the same tokenizer and the same sequences, whatever the files' order and the number
+/// of threads. Temporary files in `scratch` have no names, and vanish with what is returned.
+///
+/// # Errors
+/// If the data cannot be read or trained on.
+pub async fn prepare(
+    data: &Data<Format>,
+    context: usize,
+    access: &Access,
+    scratch: &Scratch,
+    on_stats: &(dyn Fn(&DataStats) + Send + Sync),
+) -> Result<Corpus, DataError> {
+    let pipeline = Pipeline::new(data, context, access, scratch, Limits::of_machine());
+    watched(pipeline.run(), || on_stats(&pipeline.stats())).await
+}

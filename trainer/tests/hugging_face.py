@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Compares our transformers with Hugging Face's: the same weights must give the same logits, both ways.
+
+    pip install torch transformers safetensors
+    python3 trainer/tests/hugging_face.py make DIR     # small random models of theirs, in DIR/theirs
+    STOKER_PEER_MODELS=DIR cargo test --release --workspace --lib models_of_transformers -- --ignored --nocapture
+                                                       # compares them, and writes models of ours to DIR/ours
+    python3 trainer/tests/hugging_face.py check DIR    # loads those in transformers, and compares
+"""
+
+import json
+import pathlib
+import sys
+
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+VOCABULARY = 99
+# Of the largest logit: a few hundred products in 32-bit floats per layer, added in another order, are off by a tenth.
+TOLERANCE = 1e-4
+
+
+def theirs():
+    """Models by name, and the size of the files that they are saved in. Weights are large enough for every part to count."""
+    gpt2 = dict(vocab_size=VOCABULARY, n_positions=40, n_embd=24, n_layer=3, n_head=4, initializer_range=0.3)
+    llama = dict(
+        vocab_size=VOCABULARY, max_position_embeddings=40, hidden_size=24, intermediate_size=52, num_hidden_layers=3,
+        num_attention_heads=6, num_key_value_heads=2, initializer_range=0.3, rms_norm_eps=1e-5,
+    )
+    scaling = dict(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16,
+    )
+    yield "gpt2", GPT2LMHeadModel(GPT2Config(**gpt2)), "1GB"
+    yield "gpt2-untied", GPT2LMHeadModel(GPT2Config(**gpt2, n_inner=50, tie_word_embeddings=False)), "1GB"
+    yield "llama", LlamaForCausalLM(LlamaConfig(**llama)), "1GB"
+    yield "llama-shards", LlamaForCausalLM(LlamaConfig(**llama, rope_theta=500.0)), "20KB"
+    yield "llama-tied", LlamaForCausalLM(LlamaConfig(**llama, tie_word_embeddings=True)), "1GB"
+    yield "llama-scaled", LlamaForCausalLM(
+        LlamaConfig(**llama, rope_scaling=scaling, attention_bias=True, mlp_bias=True)
+    ), "1GB"
+
+
+def logits(model, tokens):
+    with torch.no_grad():
+        return model.eval()(torch.tensor(tokens)).logits.float()
+
+
+def make(root):
+    torch.manual_seed(5)
+    for name, model, shard in theirs():
+        for parameter in model.parameters():
+            # Gains and biases that are 1 and 0 would hide that they are exchanged.
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, 0.5, 0.5)
+        folder = root / "theirs" / name
+        model.save_pretrained(folder, safe_serialization=True, max_shard_size=shard)
+        tokens = torch.randint(0, VOCABULARY, (2, 33)).tolist()
+        computed = {"tokens": tokens, "logits": logits(model, tokens).tolist()}
+        (folder / "logits.json").write_text(json.dumps(computed))
+        print(folder)
+
+
+def check(root):
+    wrong = 0
+    for folder in sorted((root / "ours").iterdir()):
+        computed = json.loads((folder / "logits.json").read_text())
+        model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        expected = torch.tensor(computed["logits"])
+        error = (logits(model, computed["tokens"]) - expected).abs().max().item()
+        largest = expected.abs().max().item()
+        # Of tied embeddings one end is not in the file.
+        missing = set(info["missing_keys"]) - ({"lm_head.weight"} if model.config.tie_word_embeddings else set())
+        complete = not missing and not info["unexpected_keys"]
+        fits = complete and error <= TOLERANCE * largest
+        wrong += not fits
+        print(f"{'ok   ' if fits else 'WRONG'} {folder.name}: logits up to {largest:.4g}, off by {error:.2g}; {info}")
+    if wrong:
+        sys.exit(f"{wrong} models differ")
+
+
+if __name__ == "__main__":
+    commands = {"make": make, "check": check}
+    if len(sys.argv) != 3 or sys.argv[1] not in commands:
+        sys.exit(__doc__)
+    commands[sys.argv[1]](pathlib.Path(sys.argv[2]))
