@@ -42,8 +42,10 @@ pub struct Context {
     pub fence: Fence,
     /// What is counted and timed.
     pub metrics: Arc<Metrics>,
-    /// Writes events.
-    pub recorder: Recorder,
+    /// Who writes events.
+    pub reporter: Reporter,
+    /// Writes warnings, and counts those that are repeated instead of writing them again.
+    pub warnings: Recorder,
     /// The time; tests set it.
     pub clock: fn() -> Timestamp,
     /// Every ModelTraining in scope.
@@ -97,7 +99,8 @@ impl Context {
         Self {
             scope,
             settings,
-            recorder: Recorder::new(client.clone(), reporter),
+            warnings: Recorder::new(client.clone(), reporter.clone()),
+            reporter,
             client,
             fence,
             metrics,
@@ -175,7 +178,12 @@ impl Context {
             action: "Reconcile".into(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+        // A recorder keeps each event in memory for minutes, to count it. Only warnings are repeated.
+        let recorder = match event.type_ {
+            EventType::Warning => self.warnings.clone(),
+            EventType::Normal => Recorder::new(self.client.clone(), self.reporter.clone()),
+        };
+        if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
             tracing::warn!(%error, reason, "an event could not be written");
         }
     }

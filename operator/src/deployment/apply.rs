@@ -112,7 +112,7 @@ impl Writer<'_> {
     }
 
     async fn delete_workload(&self, name: &str) -> Result<()> {
-        apply::delete::<Deployment>(self.context, self.namespace, name).await?;
+        apply::delete::<lean::Deployment>(self.context, self.namespace, name).await?;
         self.context.workloads.remove(self.owner, name);
         self.context.memories.with(self.uid, |memory| memory.deleted(&key::<Deployment>(name)));
         Ok(())

@@ -120,7 +120,42 @@ fn complete() -> Vec<DynamicObject> {
             "scheduling": {"nodeSelector": {"pool": "serving"}},
         }),
     );
-    vec![training, deployment]
+    vec![training, language_model(), deployment]
+}
+
+/// Every field that a language model has besides.
+fn language_model() -> DynamicObject {
+    lines::training(
+        "language",
+        &json!({
+            "task": "LanguageModeling",
+            "data": {
+                "source": {"uri": "s3://datasets/talks/*.jsonl"},
+                "features": null,
+                "target": null,
+                "text": {
+                    "messages": "talk",
+                    "tokenizer": {"bytes": null, "bpe": {"vocabularySize": 1024}},
+                    "length": {"min": 10, "max": 100_000},
+                    "nearDuplicates": {"similarity": 0.9},
+                },
+                "clean": {"duplicates": "Drop", "require": ["language = 'en'"]},
+            },
+            "model": {
+                "mlp": null,
+                "transformer": {
+                    "preset": "tiny", "layers": 2, "width": 64, "heads": 4, "keyValueHeads": 2, "context": 128,
+                    "feedForward": 192, "positions": "Rotary", "ropeTheta": 10_000,
+                    "ropeScaling": {
+                        "factor": 8, "lowFrequencyFactor": 1, "highFrequencyFactor": 4, "originalContext": 64,
+                    },
+                    "normalization": "RMSNorm", "normEpsilon": 0.00001, "activation": "SwiGLU", "bias": false,
+                    "tiedEmbeddings": true, "dropout": 0.1,
+                },
+            },
+            "train": {"loss": "CrossEntropy", "earlyStopping": {"metric": "validation/perplexity", "patience": 3}},
+        }),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,9 +22,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Prepared {
     /// Rows of numbers.
-    Table(data::Prepared),
+    Table(Box<data::Prepared>),
     /// Sequences of tokens.
-    Text(Corpus),
+    Text(Box<Corpus>),
 }
 
 impl Prepared {
@@ -42,9 +42,12 @@ impl Prepared {
         Ok(match &config.model {
             Model::Transformer(transformer) => {
                 let context = transformer.context as usize;
-                Self::Text(text::prepare(data, context, access, scratch, on_stats).await?)
+                Self::Text(Box::new(text::prepare(data, context, access, scratch, on_stats).await?))
             }
-            Model::Mlp(_) => Self::Table(data::prepare(data, config.task, access, scratch, on_stats).await?),
+            Model::Mlp(_) => {
+                let table = data::prepare(data, config.task, access, scratch, on_stats).await?;
+                Self::Table(Box::new(table))
+            }
         })
     }
 

@@ -246,7 +246,7 @@ mod tests {
         let tokenizer = Tokenizer::bytes().unwrap();
         let dialogs = [vec![message("user", "a"), message("assistant", "b")], vec![], vec![message("assistant", "c")]];
         let alone: Vec<Conversation> =
-            dialogs.iter().map(|dialog| encode(&tokenizer, &[dialog.clone()]).unwrap().remove(0)).collect();
+            dialogs.iter().map(|dialog| encode(&tokenizer, std::slice::from_ref(dialog)).unwrap().remove(0)).collect();
         assert_eq!(encode(&tokenizer, &dialogs).unwrap(), alone);
     }
 

@@ -198,9 +198,10 @@ fn check(document: &str, shape: Shape, found: &Discovery) -> Result<(), DataErro
 
 /// The schema by which each file is read.
 fn schemas(data: &Data<Format>, found: &Discovery, document: &str, shape: Shape, files: usize) -> Vec<SchemaRef> {
+    let same = |schema| std::iter::repeat_n(Arc::new(schema), files).collect();
     match data.format {
         Format::Csv | Format::Parquet => found.schemas.clone(),
-        Format::Text => vec![Arc::new(Schema::empty()); files],
+        Format::Text => same(Schema::empty()),
         Format::JsonLines => {
             let cast =
                 |name: &str| if name == document { Some(ColumnType::Text) } else { data.cast.get(name).copied() };
@@ -209,7 +210,7 @@ fn schemas(data: &Data<Format>, found: &Discovery, document: &str, shape: Shape,
                 schema.fields().iter().filter(|field| shape == Shape::Plain || field.name() != document).cloned();
             let messages = Arc::new(Field::new(document, chat::arrow_type(), true));
             let messages = (shape == Shape::Conversation).then_some(messages);
-            vec![Arc::new(Schema::new(fields.chain(messages).collect::<Vec<_>>())); files]
+            same(Schema::new(fields.chain(messages).collect::<Vec<_>>()))
         }
     }
 }

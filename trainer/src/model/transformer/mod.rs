@@ -95,7 +95,7 @@ impl Transformer {
         let [_, length] = tokens.dims();
         let vectors = embedding(self.tokens.val(), tokens);
         let vectors = match &self.positions {
-            Some(positions) => vectors + positions.val().slice([0..length]).unsqueeze::<3>(),
+            Some(positions) => vectors + positions.val().narrow(0, 0, length).unsqueeze::<3>(),
             None => vectors,
         };
         let angles = self.rotary.as_ref().map(|rotary| rotary.first(length, &vectors.device()));

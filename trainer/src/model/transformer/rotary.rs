@@ -65,7 +65,7 @@ impl Angles {
     }
 
     fn first(&self, length: usize) -> Self {
-        Self { cos: self.cos.clone().slice([0..length]), sin: self.sin.clone().slice([0..length]) }
+        Self { cos: self.cos.clone().narrow(0, 0, length), sin: self.sin.clone().narrow(0, 0, length) }
     }
 
     /// `[batch, heads, length, size of a head]` → the same.

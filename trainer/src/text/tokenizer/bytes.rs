@@ -39,10 +39,8 @@ pub(super) fn is_json(text: &[u8]) -> bool {
 /// Latin-1 is that character, and the others follow on the last of Latin-1.
 pub(super) fn characters() -> impl Iterator<Item = char> {
     let mut others = '\u{100}'..;
-    (0..=u8::MAX)
-        .map(move |byte| match byte {
-            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => Some(char::from(byte)),
-            _ => others.next(),
-        })
-        .flatten()
+    (0..=u8::MAX).filter_map(move |byte| match byte {
+        b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => Some(char::from(byte)),
+        _ => others.next(),
+    })
 }
