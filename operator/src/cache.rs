@@ -1,7 +1,7 @@
 //! What the cluster looked like last: views of owned objects, found by their owner without asking the API server.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -24,7 +24,8 @@ pub struct Owned<V> {
     is_listed: watch::Sender<bool>,
 }
 
-type Views<V> = HashMap<Owner, BTreeMap<String, Arc<V>>>;
+/// One map for all owners: one for each would cost more memory than what is in it.
+type Views<V> = BTreeMap<(Owner, String), Arc<V>>;
 
 impl<V> Default for Owned<V> {
     fn default() -> Self {
@@ -42,18 +43,20 @@ impl<V: PartialEq> Owned<V> {
     /// All objects of an owner, by name.
     pub fn of(&self, owner: &Owner) -> Vec<Arc<V>> {
         let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
-        views.get(owner).map(|views| views.values().cloned().collect()).unwrap_or_default()
+        let from_first = views.range((owner.clone(), String::new())..);
+        from_first.take_while(|((of, _), _)| of == owner).map(|(_, view)| view.clone()).collect()
     }
 
     /// One object of an owner.
     pub fn get(&self, owner: &Owner, name: &str) -> Option<Arc<V>> {
-        self.views.read().unwrap_or_else(PoisonError::into_inner).get(owner)?.get(name).cloned()
+        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        views.get(&(owner.clone(), name.to_owned())).cloned()
     }
 
     /// The objects that are wanted, each with its owner.
     pub fn select(&self, wanted: impl Fn(&Owner, &V) -> bool) -> Vec<(Owner, Arc<V>)> {
         let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
-        let all = views.iter().flat_map(|(owner, views)| views.values().map(move |view| (owner, view)));
+        let all = views.iter().map(|((owner, _), view)| (owner, view));
         all.filter(|(owner, view)| wanted(owner, view)).map(|(owner, view)| (owner.clone(), view.clone())).collect()
     }
 
@@ -61,30 +64,25 @@ impl<V: PartialEq> Owned<V> {
     /// Returns whether that is news.
     pub fn insert(&self, owner: Owner, name: String, view: V) -> bool {
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
-        let of_owner = views.entry(owner).or_default();
-        if of_owner.get(&name).is_some_and(|known| **known == view) {
+        let key = (owner, name);
+        if views.get(&key).is_some_and(|known| **known == view) {
             return false;
         }
-        of_owner.insert(name, Arc::new(view));
+        views.insert(key, Arc::new(view));
         true
     }
 
     /// Forgets an object.
     pub fn remove(&self, owner: &Owner, name: &str) {
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_owner) = views.get_mut(owner) {
-            of_owner.remove(name);
-            if of_owner.is_empty() {
-                views.remove(owner);
-            }
-        }
+        views.remove(&(owner.clone(), name.to_owned()));
     }
 
     /// Puts another set of objects in place of all, and says whose they are or were.
     fn replace(&self, all: Views<V>) -> Vec<Owner> {
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *views, all);
-        let mut owners: Vec<Owner> = before.into_keys().chain(views.keys().cloned()).collect();
+        let mut owners: Vec<Owner> = before.into_keys().chain(views.keys().cloned()).map(|(owner, _)| owner).collect();
         owners.sort_unstable();
         owners.dedup();
         self.is_listed.send_replace(true);
@@ -102,17 +100,17 @@ impl<V: PartialEq> Owned<V> {
         K: Resource + Send,
         V: Send + Sync,
     {
-        let mut listed: Views<V> = HashMap::new();
+        let mut listed: Views<V> = BTreeMap::new();
         events
             .map_ok(move |event| {
                 let changed = match event {
                     Event::Init => {
-                        listed = HashMap::new();
+                        listed = BTreeMap::new();
                         Vec::new()
                     }
                     Event::InitApply(object) => {
                         if let Some(owner) = Owner::of(object.meta()) {
-                            listed.entry(owner).or_default().insert(object.name_any(), Arc::new(view(object)));
+                            listed.insert((owner, object.name_any()), Arc::new(view(object)));
                         }
                         Vec::new()
                     }
@@ -161,6 +159,17 @@ mod tests {
         assert_eq!(changed, [Owner::training("a", "gone"), Owner::training("a", "new")]);
         assert!(cache.of(&Owner::training("a", "gone")).is_empty());
         assert_eq!(*cache.get(&Owner::training("a", "new"), "new-1").unwrap(), "new-1");
+    }
+
+    #[test]
+    fn the_objects_of_an_owner_are_its_own_alone_in_the_order_of_their_names() {
+        let cache = Owned::default();
+        for (owner, name) in [("x", "x-2"), ("w", "w-1"), ("x", "x-1"), ("xy", "xy-1"), ("y", "y-1")] {
+            assert!(cache.insert(Owner::training("a", owner), name.into(), name));
+        }
+        assert_eq!(cache.of(&Owner::training("a", "x")).iter().map(|name| **name).collect::<Vec<_>>(), ["x-1", "x-2"]);
+        assert!(cache.of(&Owner::deployment("a", "x")).is_empty() && cache.of(&Owner::training("b", "x")).is_empty());
+        assert!(!cache.insert(Owner::training("a", "x"), "x-1".into(), "x-1"), "what is known is no news");
     }
 
     #[test]
