@@ -72,7 +72,11 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
     let expires = ttl::expire(&context, &training, &new).await?;
     let next_look = if run.is_finished { None } else { status::next_look(&observed, context.now()) };
     let wait = [expires, next_look].into_iter().flatten().min().and_then(|wait| Duration::try_from(wait).ok());
-    Ok(Action::requeue(wait.map_or(IDLE, |wait| wait.min(IDLE))))
+    Ok(match wait {
+        // Nothing becomes of a finished run by itself, and a thousand appointments fill a memory too.
+        None if new.phase.is_some_and(Phase::is_finished) => Action::await_change(),
+        wait => Action::requeue(wait.map_or(IDLE, |wait| wait.min(IDLE))),
+    })
 }
 
 /// Takes a run that has not ended one step further.
