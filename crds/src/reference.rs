@@ -110,7 +110,10 @@ mod tests {
     fn an_optional_enum_keeps_the_default_that_its_own_description_tells_of() {
         for (field, default) in [
             ("data.format", "The default follows from the extension"),
-            ("train.loss", "The default is `MSE` for Regression"),
+            (
+                "train.loss",
+                "The default is `MSE` for Regression and `CrossEntropy` for Classification and LanguageModeling.",
+            ),
         ] {
             assert!(row(field).contains(default), "{}", row(field));
         }

@@ -3,7 +3,7 @@
 
     pip install torch transformers safetensors
     python3 trainer/tests/hugging_face.py make DIR     # small random models of theirs, in DIR/theirs
-    STOKER_PEER_MODELS=DIR cargo test --release --workspace --lib models_of_transformers -- --ignored --nocapture
+    STOKER_PEER_MODELS=DIR cargo test --release --workspace --lib --features stoker-trainer/peer models_of_transformers
                                                        # compares them, and writes models of ours to DIR/ours
     python3 trainer/tests/hugging_face.py check DIR    # loads those in transformers, and compares
 """

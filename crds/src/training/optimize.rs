@@ -99,18 +99,20 @@ pub enum Loss {
     MAE,
     /// Squared below an error of 1, absolute above. Regression.
     Huber,
-    /// Cross-entropy over the classes. Classification.
+    /// Cross-entropy over the classes, or the tokens. Classification and LanguageModeling.
     CrossEntropy,
     /// Binary cross-entropy. Classification with two classes.
     BinaryCrossEntropy,
 }
 
 impl Loss {
-    /// The task that the loss is for.
-    pub const fn task(self) -> super::Task {
+    /// Whether the loss is for a task.
+    pub const fn fits(self, task: super::Task) -> bool {
+        use super::Task::{Classification, LanguageModeling, Regression};
         match self {
-            Self::MSE | Self::MAE | Self::Huber => super::Task::Regression,
-            Self::CrossEntropy | Self::BinaryCrossEntropy => super::Task::Classification,
+            Self::MSE | Self::MAE | Self::Huber => matches!(task, Regression),
+            Self::CrossEntropy => matches!(task, Classification | LanguageModeling),
+            Self::BinaryCrossEntropy => matches!(task, Classification),
         }
     }
 }

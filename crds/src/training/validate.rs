@@ -1,13 +1,14 @@
 //! The rules between fields, in Rust: for `stoker-trainer local`, which has no API server to ask, and for an operator
 //! whose cluster still has an older schema.
 //!
-//! The API server enforces the same by CEL (`crd`); a test applies the same wrong manifests to both.
+//! The API server enforces the same by CEL (`crd`); a test applies the same wrong manifests to both. Here alone stand the
+//! rules between the fields of a transformer, and which model a task takes.
 
 use super::{
     ModelTrainingSpec, Task,
     data::{Format, Missing, MissingStrategy, Transform},
     model::Model,
-    optimize::{Loss, Optimizer, Schedule},
+    optimize::{Optimizer, Schedule},
     storage::SCHEMES,
     text::{DocumentLength, MAX_VOCABULARY, MIN_VOCABULARY, Text, Tokenizer},
 };
@@ -171,7 +172,7 @@ impl ModelTrainingSpec {
         let train = &self.train;
         if let Some(loss) = train.loss {
             check.that(
-                loss.task() == self.task || (loss, self.task) == (Loss::CrossEntropy, Task::LanguageModeling),
+                loss.fits(self.task),
                 "spec.train.loss",
                 "does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification, CrossEntropy for LanguageModeling",
             );

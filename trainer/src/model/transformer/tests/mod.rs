@@ -1,5 +1,6 @@
 //! Small transformers of each family, computed on the CPU.
 
+#[cfg(feature = "peer")]
 mod peer;
 mod weights;
 

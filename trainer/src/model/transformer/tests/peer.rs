@@ -53,7 +53,6 @@ fn assert_alike(what: &str, actual: &[Vec<Vec<f32>>], expected: &[Vec<Vec<f32>>]
 }
 
 #[test]
-#[ignore = "needs the models that trainer/tests/hugging_face.py makes, in the folder STOKER_PEER_MODELS"]
 fn models_of_transformers_compute_the_same_here() {
     let root = std::env::var("STOKER_PEER_MODELS").unwrap();
     let root = Path::new(&root);
