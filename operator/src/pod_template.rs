@@ -13,14 +13,14 @@ use k8s_openapi::{
 };
 use stoker_crds::{
     config::TERMINATION_MESSAGE_PATH,
-    training::{Resources, Scheduling},
+    training::{Cache, Resources, Scheduling, pod::DEFAULT_CACHE},
 };
 
 use crate::settings::Settings;
 
 /// The user and group that the images run as.
 const NONROOT: i64 = 65532;
-/// Where GPU kernels that were compiled for the device are kept while the pod lives.
+/// Where the GPU image keeps compiled kernels (images/cubecl.toml).
 const KERNEL_CACHE: &str = "/cache";
 /// The extended resource of a GPU.
 const GPU: &str = "nvidia.com/gpu";
@@ -101,9 +101,9 @@ pub struct Probes {
 impl PodPlan<'_> {
     /// The pod.
     pub fn build(mut self, settings: &Settings) -> PodTemplateSpec {
-        let gpus = self.resources.gpus;
-        if gpus > 0 {
-            self.volumes.push(Mount { name: "kernels", path: KERNEL_CACHE, source: Source::Scratch("2Gi") });
+        if self.resources.gpus > 0 {
+            let source = kernel_cache(self.resources.cache.as_ref());
+            self.volumes.push(Mount { name: "kernels", path: KERNEL_CACHE, source });
         }
         let spec = PodSpec {
             containers: vec![self.container(settings)],
@@ -200,6 +200,14 @@ impl Mount<'_> {
             read_only: Some(read_only),
             ..VolumeMount::default()
         }
+    }
+}
+
+fn kernel_cache(cache: Option<&Cache>) -> Source<'_> {
+    match cache {
+        None => Source::Scratch(DEFAULT_CACHE),
+        Some(Cache::Size(size)) => Source::Scratch(size),
+        Some(Cache::PersistentVolumeClaim(name)) => Source::Claim { name, read_only: false },
     }
 }
 

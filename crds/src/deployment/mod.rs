@@ -17,7 +17,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
     duration::Duration,
-    training::{Resources, Scheduling},
+    training::{
+        Cache, Resources, Scheduling,
+        pod::{QUANTITY, cache_rule},
+    },
 };
 
 /// The longest name of a ModelDeployment: its Deployments and pods carry it with a suffix.
@@ -251,28 +254,33 @@ fn default_server_resources() -> ServerResources {
 /// What a serving pod gets: the same as a trainer pod, with other defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [cache_rule()]))]
 pub struct ServerResources {
     /// Whole GPUs (`nvidia.com/gpu`). With 0 it computes on the CPU.
     #[schemars(range(min = 0, max = 1))]
     pub gpus: u32,
     /// CPUs, such as `4` or `500m`.
-    #[schemars(length(min = 1, max = 16), regex(pattern = "^[0-9]{1,12}(\\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"))]
+    #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
     pub cpu: String,
     /// Memory, such as `512Mi`.
-    #[schemars(length(min = 1, max = 16), regex(pattern = "^[0-9]{1,12}(\\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"))]
+    #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
     pub memory: String,
+    /// Where the kernels that are compiled for the GPU, and the measurements of which of them are fastest, are kept. The
+    /// default is 2Gi of the node's disk, gone with the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 }
 
 impl Default for ServerResources {
     fn default() -> Self {
-        Self { gpus: 0, cpu: "500m".into(), memory: "512Mi".into() }
+        Self { gpus: 0, cpu: "500m".into(), memory: "512Mi".into(), cache: None }
     }
 }
 
 impl From<&ServerResources> for Resources {
     fn from(resources: &ServerResources) -> Self {
-        let ServerResources { gpus, cpu, memory } = resources.clone();
-        Self { gpus, cpu, memory, ..Self::default() }
+        let ServerResources { gpus, cpu, memory, cache } = resources.clone();
+        Self { gpus, cpu, memory, cache, ..Self::default() }
     }
 }
 

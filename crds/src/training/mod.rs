@@ -24,7 +24,7 @@ pub use self::{
     data::Data,
     model::Model,
     optimize::Train,
-    pod::{Resources, Scheduling},
+    pod::{Cache, Resources, Scheduling},
     storage::Storage,
     text::Text,
 };

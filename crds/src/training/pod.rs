@@ -4,12 +4,18 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-const QUANTITY: &str = "^[0-9]{1,12}(\\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$";
+/// An amount of CPU, memory or disk.
+pub(crate) const QUANTITY: &str = "^[0-9]{1,12}(\\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$";
+
+/// The volume for GPU kernels where none is asked for.
+pub const DEFAULT_CACHE: &str = "2Gi";
 
 /// What a trainer pod gets: requests and limits alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = [cache_rule()]))]
 pub struct Resources {
     /// Whole GPUs (`nvidia.com/gpu`). With 0 it computes on the CPU.
     #[schemars(range(min = 0, max = 1))]
@@ -23,12 +29,36 @@ pub struct Resources {
     /// Space on the node's disk for prepared data, and for sorting what does not fit into memory.
     #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
     pub scratch: String,
+    /// Where the kernels that are compiled for the GPU, and the measurements of which of them are fastest, are kept. The
+    /// default is 2Gi of the node's disk, gone with the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { gpus: 0, cpu: "1".into(), memory: "2Gi".into(), scratch: "10Gi".into() }
+        Self { gpus: 0, cpu: "1".into(), memory: "2Gi".into(), scratch: "10Gi".into(), cache: None }
     }
+}
+
+/// Where GPU kernels are kept between the starts of a program: exactly one of the two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = crate::schema::one_of)]
+pub enum Cache {
+    /// So much of the node's disk, such as `4Gi`: gone with the pod.
+    Size(#[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))] String),
+    /// A PersistentVolumeClaim of the same namespace: the next pod finds there what this one leaves, and need not compile and
+    /// measure again. Pods on several nodes at a time need one of the access mode `ReadWriteMany`.
+    PersistentVolumeClaim(#[schemars(length(min = 1, max = 253))] String),
+}
+
+/// The rule between `gpus` and `cache`.
+pub(crate) fn cache_rule() -> Value {
+    json!({
+        "rule": "!has(self.cache) || self.gpus > 0",
+        "message": "cache is for the kernels of a GPU: set gpus to 1, or remove cache",
+    })
 }
 
 /// On which nodes pods may run.

@@ -39,6 +39,11 @@ impl ModelTrainingSpec {
         if let Some(storage) = &self.storage {
             check.uri("spec.storage.uri", &storage.uri);
         }
+        check.that(
+            self.resources.cache.is_none() || self.resources.gpus > 0,
+            "spec.resources.cache",
+            "is for the kernels of a GPU: set spec.resources.gpus to 1, or remove cache",
+        );
         check.that(self.deadline.is_none_or(|d| !d.0.is_zero()), "spec.deadline", "must be longer than 0s");
         if check.0.is_empty() { Ok(()) } else { Err(check.0) }
     }

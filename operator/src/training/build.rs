@@ -160,6 +160,9 @@ fn labels_of(run: &ValidRun) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use stoker_crds::training::Cache;
+
     use super::*;
     use crate::training::{fixtures, run::Run, validate::validate};
 
@@ -188,5 +191,25 @@ mod tests {
             training.spec.deadline = Some(stoker_crds::Duration::from_secs(7200));
         });
         insta::assert_yaml_snapshot!("job_with_gpu", objects.job.spec.unwrap());
+    }
+
+    #[test]
+    fn gpu_kernels_are_kept_where_the_spec_says_and_the_pod_may_write_there() {
+        let size = json!({"emptyDir": {"sizeLimit": "4Gi"}, "name": "kernels"});
+        let claim = json!({"persistentVolumeClaim": {"claimName": "a100", "readOnly": false}, "name": "kernels"});
+        for (cache, volume) in [(Cache::Size("4Gi".into()), size), (Cache::PersistentVolumeClaim("a100".into()), claim)]
+        {
+            let objects = objects(|training| {
+                training.spec.resources.gpus = 1;
+                training.spec.resources.cache = Some(cache.clone());
+            });
+            let pod = objects.job.spec.unwrap().template.spec.unwrap();
+            let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+            let mount = json!({"mountPath": "/cache", "name": "kernels", "readOnly": false});
+            assert_eq!(json!(mounts.last()), mount);
+            assert_eq!(json!(pod.volumes.unwrap().last()), volume);
+            // The group to which Kubernetes gives a volume.
+            assert_eq!(pod.security_context.unwrap().fs_group, Some(65532));
+        }
     }
 }

@@ -92,7 +92,9 @@ fn complete() -> Vec<DynamicObject> {
                 "seed": 7,
             },
             "checkpoint": {"every": "1m30s", "keepLast": 5},
-            "resources": {"gpus": 1, "cpu": "1500m", "memory": "1.5Gi", "scratch": "10Gi"},
+            "resources": {
+                "gpus": 1, "cpu": "1500m", "memory": "1.5Gi", "scratch": "10Gi", "cache": {"persistentVolumeClaim": "a100"},
+            },
             "scheduling": {
                 "nodeSelector": {"pool": "gpu"},
                 "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
@@ -113,7 +115,7 @@ fn complete() -> Vec<DynamicObject> {
             "server": {
                 "batching": {"maxSize": 16, "maxDelay": "0s"},
                 "limits": {"maxBodyBytes": 1_048_576, "timeout": "5s", "maxQueue": 100},
-                "resources": {"gpus": 1},
+                "resources": {"gpus": 1, "cache": {"size": "4Gi"}},
             },
             "rollout": {"strategy": "Rolling"},
             "auth": {"apiKeys": {"secretName": "keys"}},

@@ -20,9 +20,16 @@ pub enum DeviceError {
          that its device plugin and driver work (nvidia-smi), or set resources.gpus to 0"
     )]
     NoneSeen,
+    /// A GPU is wanted and wgpu finds none.
+    #[error(
+        "resources.gpus asks for a GPU, and no driver shows one to this trainer, which is built for wgpu: install the \
+         GPU's Vulkan driver (Debian's mesa-vulkan-drivers computes on the CPU where there is none; vulkaninfo lists what \
+         is found), or set resources.gpus to 0"
+    )]
+    NoVulkan,
     /// The GPU that the pod sees does not work.
     #[error(
-        "resources.gpus asks for a GPU, and the one that the CUDA driver shows to this pod cannot be opened (the log says \
+        "resources.gpus asks for a GPU, and the one that the driver shows to this pod cannot be opened (the log says \
          why): check that it is healthy and that nothing else holds it (nvidia-smi), or set resources.gpus to 0"
     )]
     Unusable,
@@ -35,32 +42,38 @@ impl DeviceError {
     }
 }
 
-/// The device for what the spec asks for: the CPU for 0 GPUs, else the first CUDA device.
+/// The device for what the spec asks for: the CPU for 0 GPUs, else the first CUDA device, or the first of wgpu in a binary
+/// that is built with that and without CUDA.
 ///
 /// # Errors
-/// If a GPU is asked for and there is none, it does not work, or this binary is built without CUDA.
+/// If a GPU is asked for and there is none, it does not work, or this binary is built for CPUs only.
 pub fn choose_device(resources: &Resources) -> Result<Device, DeviceError> {
     if resources.gpus == 0 { Ok(Device::flex()) } else { first_gpu() }
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "gpu")]
 fn first_gpu() -> Result<Device, DeviceError> {
-    // `Device::cuda` is lazy, and where there is none it ends a worker thread at its first use; the list asks the
-    // driver.
-    let devices = Device::enumerate(burn::tensor::DeviceType::Cuda);
-    let device = devices.into_vec().into_iter().next().ok_or(DeviceError::NoneSeen)?;
+    use burn::tensor::DeviceType;
+
+    #[cfg(feature = "cuda")]
+    let (api, none) = (DeviceType::Cuda, DeviceError::NoneSeen);
+    #[cfg(not(feature = "cuda"))]
+    let (api, none) = (DeviceType::Wgpu, DeviceError::NoVulkan);
+    // `Device::cuda` and `Device::wgpu` are lazy, and where there is none they end a worker thread at their first use; the
+    // list asks the driver.
+    let device = Device::enumerate(api).into_vec().into_iter().next().ok_or(none)?;
     opened(|| device.identity())?;
     Ok(device)
 }
 
 /// Opens a device, which is a panic where the driver refuses. The panic's own message is left to the log: it alone has
 /// the driver's words, and comes from a thread of the backend.
-#[cfg(any(test, feature = "cuda"))]
+#[cfg(any(test, feature = "gpu"))]
 fn opened<T>(open: impl FnOnce() -> T) -> Result<T, DeviceError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).map_err(|_| DeviceError::Unusable)
 }
 
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(feature = "gpu"))]
 fn first_gpu() -> Result<Device, DeviceError> {
     Err(DeviceError::BuiltWithoutCuda)
 }
@@ -72,12 +85,12 @@ pub fn device_info(device: &Device) -> DeviceInfo {
     DeviceInfo { name, memory_bytes, utilization: utilization() }
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "gpu")]
 fn gpu_name(device: &Device) -> Option<String> {
     device.identity().map(|identity| identity.name.to_string())
 }
 
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(feature = "gpu"))]
 fn gpu_name(_: &Device) -> Option<String> {
     None
 }
@@ -130,9 +143,53 @@ mod tests {
     }
 
     #[test]
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(not(feature = "gpu"))]
     fn a_gpu_is_refused_by_a_build_without_cuda() {
         let resources = Resources { gpus: 1, ..Resources::default() };
         assert_eq!(choose_device(&resources), Err(DeviceError::BuiltWithoutCuda));
+    }
+
+    #[cfg(feature = "gpu")]
+    mod gpu {
+        use std::process::Command;
+
+        use super::*;
+
+        fn one() -> Resources {
+            Resources { gpus: 1, ..Resources::default() }
+        }
+
+        #[test]
+        fn a_spec_with_a_gpu_computes_on_it_and_knows_its_name() {
+            let device = choose_device(&one()).unwrap();
+            let (gpu, cpu) = (device_info(&device), device_info(&Device::flex()));
+            assert_ne!(device, Device::flex());
+            assert!(!gpu.name.is_empty() && gpu.name != cpu.name, "{}", gpu.name);
+        }
+
+        /// Set where the drivers are hidden.
+        const HIDDEN: &str = "STOKER_TEST_HIDDEN_DRIVERS";
+
+        /// Drivers are looked for where the environment says, which no test may change for the others: so this one runs again in
+        /// a process of its own.
+        #[test]
+        fn a_gpu_is_refused_where_no_driver_shows_one() {
+            if std::env::var_os(HIDDEN).is_none() {
+                let mut again = Command::new(std::env::current_exe().unwrap());
+                again
+                    .arg("a_gpu_is_refused_where_no_driver_shows_one")
+                    .env(HIDDEN, "yes")
+                    .env("CUDA_VISIBLE_DEVICES", "");
+                for drivers in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "__EGL_VENDOR_LIBRARY_FILENAMES"] {
+                    again.env(drivers, "/nonexistent");
+                }
+                let said = String::from_utf8(again.output().unwrap().stdout).unwrap();
+                assert!(said.contains("1 passed"), "{said}");
+                return;
+            }
+            let error = choose_device(&one()).unwrap_err();
+            assert!(matches!(error, DeviceError::NoneSeen | DeviceError::NoVulkan), "{error}");
+            assert_eq!(error.reason(), Reason::DeviceNotFound);
+        }
     }
 }

@@ -51,6 +51,16 @@ fn keys_a_gpu_and_limits_reach_the_pod() {
 }
 
 #[test]
+fn gpu_kernels_are_kept_on_the_claim_that_the_spec_names() {
+    let objects = with("server: {resources: {gpus: 1, cache: {persistentVolumeClaim: a100}}}");
+    let volume = pod(&objects).volumes.as_ref().unwrap().last().unwrap();
+    assert_eq!(volume.persistent_volume_claim.as_ref().unwrap().claim_name, "a100");
+    let mounts = pod(&objects).containers[0].volume_mounts.as_ref().unwrap();
+    let mount = mounts.iter().find(|mount| mount.name == volume.name).unwrap();
+    assert_eq!((mount.mount_path.as_str(), mount.read_only), ("/cache", Some(false)));
+}
+
+#[test]
 fn an_artifact_on_a_volume_is_mounted_and_needs_no_network() {
     let spec = format!(
         "model: {{artifact: {{uri: file:///storage/digits, digest: '{}', persistentVolumeClaim: models}}}}",

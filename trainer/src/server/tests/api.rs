@@ -270,16 +270,3 @@ async fn an_address_that_is_taken_is_named() {
     let error = Server::bind(ServeOptions { listen: taken, ..fruit.options(&[]) }).await.unwrap_err();
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
 }
-
-fn numbers(data: &Value) -> Vec<f32> {
-    serde_json::from_value(data.clone()).unwrap()
-}
-
-/// Equal but for the order in which a product's terms are added: each of the model's two layers adds at most 8 terms
-/// of about 1, with a rounding error of 2^-24 each.
-fn assert_close(found: &[f32], expected: &[f32]) {
-    assert_eq!(found.len(), expected.len());
-    for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found} is not {expected}");
-    }
-}

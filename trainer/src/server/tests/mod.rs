@@ -2,6 +2,8 @@
 
 mod api;
 mod fuzz;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod limits;
 mod sockets;
 
@@ -204,4 +206,17 @@ async fn ask_router(router: Router, request: Request<Body>) -> Answer {
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
     let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::from(String::from_utf8(bytes.into()).unwrap()));
     Answer { status: head.status, headers: head.headers, body }
+}
+
+fn numbers(data: &Value) -> Vec<f32> {
+    serde_json::from_value(data.clone()).unwrap()
+}
+
+/// Equal but for the order in which a product's terms are added: each of the model's two layers adds at most 8 terms
+/// of about 1, with a rounding error of 2^-24 each.
+fn assert_close(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{found} is not {expected}");
+    }
 }

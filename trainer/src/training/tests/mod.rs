@@ -1,5 +1,7 @@
 //! Whole trainings on small data.
 
+#[cfg(feature = "gpu")]
+mod gpu;
 mod learning;
 mod optimizers;
 mod resume;
@@ -90,21 +92,26 @@ fn config(task: &str, model: Value, train: Value, checkpoint: Value) -> TrainCon
     .unwrap()
 }
 
-/// A run's checkpoints in a folder of its own.
+/// A run's checkpoints in a folder of its own, and what computes it.
 struct Run {
     folder: Folder,
+    device: Device,
     _dir: Option<TempDir>,
 }
 
 impl Run {
     fn new() -> Self {
+        Self::on(Device::flex())
+    }
+
+    fn on(device: Device) -> Self {
         let dir = TempDir::new().unwrap();
         let folder = Access::local(dir.path()).open("s3://bucket/checkpoints").unwrap();
-        Self { folder, _dir: Some(dir) }
+        Self { folder, device, _dir: Some(dir) }
     }
 
     fn in_folder(folder: Folder) -> Self {
-        Self { folder, _dir: None }
+        Self { folder, device: Device::flex(), _dir: None }
     }
 
     fn fit(&self, config: &TrainConfig, train: &Table, validation: &Table) -> Result<Fitted, TrainError> {
@@ -123,16 +130,22 @@ impl Run {
             stoker_crds::training::Task::Classification | stoker_crds::training::Task::LanguageModeling => highest + 1,
             stoker_crds::training::Task::Regression => train.targets.first().map_or(1, Vec::len),
         };
-        let problem = Problem {
-            train,
-            validation,
-            inputs: train.features.first().map_or(1, Vec::len),
-            targets,
-            restore_targets: &|_| {},
-            fingerprint: "sha256:of-the-data",
-        };
+        let inputs = train.features.first().map_or(1, Vec::len);
+        self.fit_samples(config, [train, validation], [inputs, targets], watch)
+    }
+
+    /// With samples of any kind, for training and validation, and so many inputs and targets.
+    fn fit_samples(
+        &self,
+        config: &TrainConfig,
+        [train, validation]: [&dyn Dataset; 2],
+        [inputs, targets]: [usize; 2],
+        watch: &Recorder,
+    ) -> Result<Fitted, TrainError> {
+        let problem =
+            Problem { train, validation, inputs, targets, restore_targets: &|_| {}, fingerprint: "sha256:of-the-data" };
         let surroundings = Surroundings {
-            device: &Device::flex(),
+            device: &self.device,
             checkpoints: &self.folder,
             runtime: RUNTIME.handle(),
             watch,
