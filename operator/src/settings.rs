@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use stoker_crds::training::Storage;
+use tracing_subscriber::filter::Targets;
 
 /// What an administrator decides, by flags or environment variables.
 #[derive(Clone, Debug, clap::Args)]
@@ -13,9 +14,9 @@ pub struct Settings {
     /// The namespace that the operator itself runs in: its Lease lies there, and only its pods may ask trainers and servers.
     #[arg(long, env = "POD_NAMESPACE", default_value = "stoker-system")]
     pub operator_namespace: String,
-    /// What is logged: error, warn, info, debug, trace, or directives such as `info,kube=debug`.
+    /// What is logged: error, warn, info, debug or trace; by target if wanted, as in `info,kube=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
-    pub log: String,
+    pub log: Targets,
     /// Where probes and metrics are served.
     #[arg(long, env = "STOKER_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,

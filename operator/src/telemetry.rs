@@ -10,7 +10,7 @@ use opentelemetry_sdk::{
     trace::{SdkTracerProvider, SpanData},
 };
 use tokio::runtime::Handle;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The name in traces, unless `OTEL_SERVICE_NAME` says another.
 const SERVICE: &str = "stoker-operator";
@@ -28,9 +28,6 @@ pub struct Telemetry {
 /// Why logs and traces cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// What is to be logged is not understood.
-    #[error("--log is not understood: write it like `info` or `info,kube=debug`")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The variables of OpenTelemetry are not understood.
     #[error("traces cannot be exported: check OTEL_EXPORTER_OTLP_ENDPOINT")]
     Exporter(#[from] ExporterBuildError),
@@ -39,24 +36,23 @@ pub enum TelemetryError {
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Starts logs and traces for the whole process; `log` says what is logged, as `RUST_LOG` does.
+/// Starts logs and traces for the whole process; `log` says what is logged.
 ///
 /// # Errors
-/// If that or the environment variables of OpenTelemetry are not understood.
-pub fn start(log: &str) -> Result<Telemetry, TelemetryError> {
-    let filter: EnvFilter = log.parse()?;
+/// If the environment variables of OpenTelemetry are not understood.
+pub fn start(log: &Targets) -> Result<Telemetry, TelemetryError> {
     let logs =
         tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
     let traces = provider()?;
     let exported = traces.as_ref().map(|provider| {
         // The exporter's own requests are not of interest, and would be exported in turn.
-        let of_stoker = tracing_subscriber::filter::Targets::new()
+        let of_stoker = Targets::new()
             .with_target("stoker_operator", tracing::Level::INFO)
             .with_target("kube_runtime::controller", tracing::Level::INFO)
             .with_target("kube_client", tracing::Level::DEBUG);
         tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE)).with_filter(of_stoker)
     });
-    tracing_subscriber::registry().with(logs.with_filter(filter)).with(exported).try_init()?;
+    tracing_subscriber::registry().with(logs.with_filter(log.clone())).with(exported).try_init()?;
     Ok(Telemetry { traces })
 }
 

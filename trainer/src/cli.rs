@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     run::{evaluate, local, train},
@@ -15,9 +16,9 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "stoker-trainer", version, propagate_version = true)]
 struct Cli {
-    /// How much to log: error, warn, info, debug, trace, or a filter such as stoker_trainer=debug.
+    /// How much to log: error, warn, info, debug or trace; by target if wanted, as in warn,stoker_trainer=debug.
     #[arg(long, env = "STOKER_LOG", global = true, value_name = "FILTER")]
-    log: Option<String>,
+    log: Option<Targets>,
     #[command(subcommand)]
     command: Command,
 }
@@ -75,8 +76,9 @@ fn fail(message: &str, code: ExitCode) -> ExitCode {
 
 /// Logs go to standard error: JSON lines in a pod, readable lines elsewhere.
 fn start_logging(cli: &Cli) {
-    let default = if matches!(cli.command, Command::Local(_) | Command::Evaluate(_)) { "warn" } else { "info" };
-    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)).unwrap_or_else(|_| EnvFilter::new(default));
+    let is_at_a_terminal = matches!(cli.command, Command::Local(_) | Command::Evaluate(_));
+    let default = if is_at_a_terminal { Level::WARN } else { Level::INFO };
+    let filter = cli.log.clone().unwrap_or_else(|| Targets::new().with_default(default));
     let registry = tracing_subscriber::registry().with(filter);
     if in_pod() {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).init();
