@@ -114,8 +114,32 @@ fn resolve_train(train: &Train, task: Task) -> Train<Loss> {
         Length::Epochs(epochs) => (Some(epochs), None),
         Length::Steps(steps) => (None, Some(steps)),
     };
-    let Train { loss, optimizer, schedule, batch_size, precision, gradient_clip, early_stopping, seed, .. } =
-        train.clone();
+    let Train {
+        loss,
+        optimizer,
+        schedule,
+        batch_size,
+        precision,
+        gradient_clip,
+        evaluation,
+        samples,
+        early_stopping,
+        seed,
+        ..
+    } = train.clone();
     let loss = loss.unwrap_or(default_loss);
-    Train { loss, optimizer, schedule, batch_size, epochs, steps, precision, gradient_clip, early_stopping, seed }
+    Train {
+        loss,
+        optimizer,
+        schedule,
+        batch_size,
+        epochs,
+        steps,
+        precision,
+        gradient_clip,
+        evaluation,
+        samples,
+        early_stopping,
+        seed,
+    }
 }

@@ -78,6 +78,14 @@ pub fn model_training() -> CustomResourceDefinition {
                 "!has(self.train.earlyStopping) || double(self.data.split.validation) > 0.0",
                 "train.earlyStopping needs a validation split: set data.split.validation",
             ),
+            rule(
+                "!has(self.train.evaluation) || has(self.train.samples) || double(self.data.split.validation) > 0.0",
+                "train.evaluation needs a validation split: set data.split.validation",
+            ),
+            rule(
+                "self.task == 'LanguageModeling' || !has(self.train.samples)",
+                "train.samples is for LanguageModeling: remove it, or set task to LanguageModeling",
+            ),
         ],
     );
     add_rules(&mut crd, Some("spec"), &text_rules());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifact::{CheckpointRef, ModelRef},
     metric::{Metrics, Split},
-    progress::{DataStats, DeviceInfo},
+    progress::{DataStats, DeviceInfo, Estimate},
 };
 
 /// The largest termination message that Kubernetes keeps, in bytes.
@@ -174,6 +174,9 @@ pub struct RunReport {
     /// What the data came to, if it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataStats>,
+    /// How large the model is and what its training takes, if it came so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// Final metrics per split.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<Split, Metrics>,
@@ -245,6 +248,7 @@ mod tests {
         let mut report = RunReport {
             run: "1-0123abcd".into(),
             data: None,
+            estimate: None,
             metrics: BTreeMap::new(),
             epoch: 1,
             total_epochs: 1,

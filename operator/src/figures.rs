@@ -46,13 +46,16 @@ struct Of {
 /// A gauge's name, what it is, and its value for one resource.
 type Gauge<K> = (&'static str, &'static str, fn(&K) -> Option<f64>);
 
-const OF_TRAININGS: [Gauge<ModelTraining>; 3] = [
+const OF_TRAININGS: [Gauge<ModelTraining>; 4] = [
     ("training_progress_ratio", "Share of the optimizer steps that are done, 0 to 1", |training| {
         let progress = training.status.as_ref()?.progress.as_ref()?;
         Some(f64::from(progress.percent) / 100.0)
     }),
     ("training_samples_per_second", "Training rows per second", |training| {
-        training.status.as_ref()?.progress.as_ref()?.samples_per_second
+        training.status.as_ref()?.progress.as_ref()?.throughput.samples_per_second
+    }),
+    ("training_tokens_per_second", "Tokens per second, of language models", |training| {
+        training.status.as_ref()?.progress.as_ref()?.throughput.tokens_per_second
     }),
     ("training_loss", "Latest loss on the training split", |training| {
         training.status.as_ref()?.metrics.get(&Split::Train)?.get(LOSS).copied()

@@ -52,7 +52,9 @@ pub fn main() -> ExitCode {
                 .await
                 .map_or_else(|error| fail(&error.to_string(), exit_code(error.reason())), |()| ExitCode::SUCCESS),
             Command::Evaluate(options) => ended(evaluate::run(options).await),
-            Command::Train(options) => train::run(options, stop).await.map_or_else(exit_code, |()| ExitCode::SUCCESS),
+            Command::Train(options) => {
+                train::run(options, stop).await.map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
+            }
         }
     });
     // What is done is reported. A thread that waits for a file system which does not answer is not waited for.
@@ -61,7 +63,7 @@ pub fn main() -> ExitCode {
 }
 
 fn ended(result: Result<(), crate::run::RunError>) -> ExitCode {
-    result.map_or_else(|error| fail(&error.to_string(), exit_code(error.reason())), |()| ExitCode::SUCCESS)
+    result.map_or_else(|error| fail(&error.to_string(), error.exit_code().into()), |()| ExitCode::SUCCESS)
 }
 
 /// The exit code of a reason.

@@ -6,6 +6,7 @@
 pub mod artifact;
 pub mod cli;
 pub mod data;
+mod machine;
 pub mod model;
 pub mod run;
 pub mod server;

@@ -113,6 +113,7 @@ fn report() -> RunReport {
             tokens: 0,
             fingerprint: format!("sha256:{digest}"),
         }),
+        estimate: None,
         metrics: [(Split::Train, metrics(0.02)), (Split::Validation, metrics(0.1)), (Split::Test, metrics(0.12))]
             .into(),
         epoch: 60,

@@ -8,6 +8,7 @@
 )]
 
 pub mod data;
+pub mod evaluation;
 pub mod model;
 pub mod optimize;
 pub mod pod;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     data::Data,
+    evaluation::{Evaluation, Samples},
     model::Model,
     optimize::Train,
     pod::{Cache, Resources, Scheduling},

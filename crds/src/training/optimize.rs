@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::evaluation::{Evaluation, Samples};
 use crate::duration::Duration;
 
 /// How the model is trained.
@@ -40,6 +41,12 @@ pub struct Train<L = Option<Loss>> {
     /// Scales the gradients down where their global norm is larger than `norm`. Not done if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_clip: Option<GradientClip>,
+    /// How often the model is evaluated on the validation split, besides the end of each epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<Evaluation>,
+    /// Texts that a language model writes at each evaluation, for a person to look at. None are written if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
     /// Ends the training when a metric of the validation split no longer gets better. Not done if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStopping>,
@@ -68,6 +75,8 @@ impl Default for Train {
             steps: None,
             precision: Precision::default(),
             gradient_clip: None,
+            evaluation: None,
+            samples: None,
             early_stopping: None,
             seed: default_seed(),
         }
@@ -298,14 +307,14 @@ pub struct EarlyStopping {
         pattern = "^validation/(loss|accuracy|precision|recall|f1|roc_auc|mse|rmse|mae|r2|perplexity)$"
     ))]
     pub metric: String,
-    /// Epochs to wait for a better value.
+    /// Evaluations to wait for a better value: there is one at the end of each epoch, and those of `evaluation`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub patience: u32,
     /// By how much a value must be better to count as better.
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub min_delta: f64,
-    /// Whether the model of the best epoch is published instead of the last one.
+    /// Whether the model of the best evaluation is published instead of the last one.
     #[serde(default = "default_true")]
     pub restore_best: bool,
 }

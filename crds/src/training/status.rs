@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifact::CheckpointRef,
     metric::{Metrics, Split},
-    progress::{DataStats, HistoryPoint, Stage},
+    progress::{DataStats, HistoryPoint, Sample, Stage, Throughput},
     report::Reason,
 };
 
@@ -38,12 +38,19 @@ pub struct ModelTrainingStatus {
     /// What the data came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<DataStats>,
-    /// Latest metrics per split; final ones when the run has succeeded.
+    /// How large the model is, and about what its training takes; known before the first step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<TrainingEstimate>,
+    /// Latest metrics per split; final ones when the run has succeeded. While it trains, the training loss is the mean over
+    /// the steps of the epoch so far.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<Split, Metrics>,
     /// How the metrics went, thinned to a bounded number of points.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryPoint>,
+    /// What the language model wrote last, as `spec.train.samples` asks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
     /// The last checkpoint that is safely in storage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointRef>,
@@ -140,15 +147,34 @@ pub struct TrainingProgress {
     pub step: u64,
     /// Optimizer steps that the run is to take.
     pub total_steps: u64,
-    /// Training rows per second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub samples_per_second: Option<f64>,
+    /// How fast it is.
+    #[serde(flatten)]
+    pub throughput: Throughput,
     /// Time until the training is done, such as `12s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<String>,
     /// The step of the checkpoint that the current pod resumed from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resumed_from: Option<u64>,
+}
+
+/// How large a model is, and about what its training holds in the memory of the device, or of the pod where it computes on
+/// the CPU. What the program itself takes comes on top.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrainingEstimate {
+    /// Numbers that the model has.
+    pub parameters: u64,
+    /// All memory together, such as `1.5Gi`.
+    pub memory: String,
+    /// Memory of the weights.
+    pub weights: String,
+    /// Memory of their gradients.
+    pub gradients: String,
+    /// Memory of the optimizer's state.
+    pub optimizer: String,
+    /// Memory of what the forward pass of a batch keeps for the backward pass.
+    pub activations: String,
 }
 
 /// A published version of a model.
@@ -177,6 +203,9 @@ pub struct UsedResources {
     pub device: String,
     /// GPU-seconds of all its pods.
     pub gpu_seconds: f64,
+    /// Memory that is in use on the GPU, such as `31Gi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_memory: Option<String>,
     /// Most memory that a pod held, such as `1Gi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory: Option<String>,

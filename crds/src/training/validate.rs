@@ -7,6 +7,7 @@
 use super::{
     ModelTrainingSpec, Task,
     data::{Format, Missing, MissingStrategy, Transform},
+    evaluation::{MAX_PROMPT_CHARACTERS, MAX_PROMPTS},
     model::Model,
     optimize::{Optimizer, Schedule},
     storage::SCHEMES,
@@ -36,6 +37,7 @@ impl ModelTrainingSpec {
         self.check_data(&mut check);
         self.check_model(&mut check);
         self.check_train(&mut check);
+        self.check_evaluation(&mut check);
         if let Some(storage) = &self.storage {
             check.uri("spec.storage.uri", &storage.uri);
         }
@@ -145,11 +147,48 @@ impl ModelTrainingSpec {
             "spec.data.split.stratify",
             "only Classification can be stratified",
         );
+    }
+
+    fn check_evaluation(&self, check: &mut Check) {
+        let (train, has_validation) = (&self.train, self.data.split.validation > 0.0);
         check.that(
-            self.train.early_stopping.is_none() || split.validation > 0.0,
+            train.early_stopping.is_none() || has_validation,
             "spec.train.earlyStopping",
             "needs a validation split: set spec.data.split.validation",
         );
+        check.that(
+            train.evaluation.is_none() || train.samples.is_some() || has_validation,
+            "spec.train.evaluation",
+            "needs a validation split: set spec.data.split.validation",
+        );
+        check.that(
+            train.evaluation.as_ref().is_none_or(|evaluation| evaluation.every_steps > 0),
+            "spec.train.evaluation.everySteps",
+            "must be greater than 0",
+        );
+        let Some(samples) = &train.samples else { return };
+        check.that(
+            self.task == Task::LanguageModeling,
+            "spec.train.samples",
+            "is for LanguageModeling: remove it, or set spec.task to LanguageModeling",
+        );
+        let fits = |prompt: &String| (1..=MAX_PROMPT_CHARACTERS).contains(&prompt.chars().count());
+        check.that(
+            (1..=MAX_PROMPTS).contains(&samples.prompts.len()) && samples.prompts.iter().all(fits),
+            "spec.train.samples.prompts",
+            &format!("takes 1 to {MAX_PROMPTS} prompts of 1 to {MAX_PROMPT_CHARACTERS} characters"),
+        );
+        check.that(
+            (0.0..=10.0).contains(&samples.temperature),
+            "spec.train.samples.temperature",
+            "must lie between 0 and 10",
+        );
+        check.that(
+            (1..=1000).contains(&samples.max_tokens),
+            "spec.train.samples.maxTokens",
+            "must lie between 1 and 1000",
+        );
+        check.that(samples.top_k != Some(0), "spec.train.samples.topK", "must be greater than 0");
     }
 
     fn check_model(&self, check: &mut Check) {

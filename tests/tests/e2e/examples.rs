@@ -92,6 +92,8 @@ async fn a_language_model_knows_more_than_which_byte_follows_which(namespace: &N
     let status = namespace.api::<ModelTraining>().get("opticks").await.unwrap().status.unwrap();
     let perplexity = status.metrics[&Split::Test]["perplexity"];
     assert!(perplexity > 1.0 && perplexity < bigrams, "{perplexity} is not below {bigrams}, which bigrams reach");
+    assert_eq!(status.estimate.unwrap().parameters, 372_672);
+    assert!(status.samples.iter().any(|sample| sample.prompt == "The Rays of Light" && !sample.text.is_empty()));
 }
 
 async fn pods_hold_no_token(namespace: &Namespace) {

@@ -1,6 +1,6 @@
 //! The DataFusion session: bounded in memory, spilling to the scratch folder.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     execution::{disk_manager::DiskManagerBuilder, runtime_env::RuntimeEnvBuilder},
@@ -8,11 +8,10 @@ use datafusion::{
 };
 
 use super::{DataError, memory::HalvedPool, scratch::Scratch};
+use crate::machine::Memory;
 
 /// The least memory for sorting and for duplicates, in bytes.
 pub(crate) const MIN_MEMORY: u64 = 64 << 20;
-/// Where the container's limit stands, in the second and the first version of control groups.
-const CGROUP_MEMORY_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 /// The memory where the machine does not say how much there is, in bytes.
 const DEFAULT_MEMORY: u64 = 1 << 30;
 
@@ -41,9 +40,7 @@ pub(crate) struct Limits {
 impl Limits {
     /// Half the memory that the container or the machine has, and all its processors.
     pub(crate) fn of_machine() -> Self {
-        let read = |path: &str| fs::read_to_string(path).ok();
-        let cgroup = CGROUP_MEMORY_LIMITS.iter().find_map(|path| read(path));
-        let memory = memory(cgroup.as_deref(), read("/proc/meminfo").as_deref());
+        let memory = Memory::read().available().unwrap_or(DEFAULT_MEMORY);
         Self {
             partitions: std::thread::available_parallelism().map_or(1, usize::from),
             memory: (memory / 2).max(MIN_MEMORY),
@@ -66,15 +63,6 @@ impl Limits {
     pub(crate) fn batch_documents(self) -> usize {
         (self.memory() / 8 / self.partitions.max(1) / DOCUMENT_BYTES).clamp(16, MAX_BATCH_DOCUMENTS)
     }
-}
-
-/// The smaller of the container's limit and what the machine has available.
-fn memory(cgroup: Option<&str>, meminfo: Option<&str>) -> u64 {
-    let limit = cgroup.and_then(|text| text.trim().parse().ok());
-    let available = meminfo.and_then(|text| text.lines().find_map(|line| line.strip_prefix("MemAvailable:")));
-    let available = available.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    let available = available.map(|kilobytes| kilobytes.saturating_mul(1024));
-    limit.into_iter().chain(available).min().unwrap_or(DEFAULT_MEMORY)
 }
 
 /// A session whose temporary files lie in `scratch`. SQL takes column names as they are written.
@@ -111,14 +99,6 @@ pub(crate) fn for_documents(context: &SessionContext, limits: Limits) -> Session
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_bounded_by_the_container_and_by_the_machine() {
-        let meminfo = Some("MemTotal:       32768 kB\nMemAvailable:   2048 kB\n");
-        assert_eq!(memory(Some("max\n"), meminfo), 2 << 20);
-        assert_eq!(memory(Some("1048576\n"), meminfo), 1 << 20);
-        assert_eq!(memory(None, None), DEFAULT_MEMORY);
-    }
 
     #[test]
     fn batches_are_smaller_where_columns_are_many_or_memory_is_little() {

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use burn::tensor::{Device, ExecutionError};
 use stoker_crds::{Reason, progress::DeviceInfo, training::Resources};
 
+use crate::machine::Memory;
+
 /// Why the wanted device is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
@@ -82,7 +84,18 @@ fn first_gpu() -> Result<Device, DeviceError> {
 pub fn device_info(device: &Device) -> DeviceInfo {
     let memory_bytes = device.memory_pool_usage().map(|usage| usage.bytes_reserved);
     let name = gpu_name(device).unwrap_or_else(|| CPU_NAME.clone());
-    DeviceInfo { name, memory_bytes, utilization: utilization() }
+    DeviceInfo { name, memory_bytes, total_memory_bytes: gpu_memory(), utilization: utilization() }
+}
+
+/// Whether a device is a GPU.
+pub fn is_gpu(device: &Device) -> bool {
+    gpu_name(device).is_some()
+}
+
+/// The memory that a training may fill, in bytes: that of the GPU, or of the container or machine where the CPU computes;
+/// `None` where nobody says how much there is.
+pub fn total_memory(device: &Device) -> Option<u64> {
+    if is_gpu(device) { gpu_memory() } else { Memory::read().total() }
 }
 
 #[cfg(feature = "gpu")]
@@ -95,17 +108,33 @@ fn gpu_name(_: &Device) -> Option<String> {
     None
 }
 
-/// The share of the last moment in which the pod's GPU computed, by NVIDIA's management library.
+/// The pod's GPU, as NVIDIA's management library sees it.
+#[cfg(feature = "cuda")]
+fn managed_gpu() -> Option<nvml_wrapper::Device<'static>> {
+    static LIBRARY: LazyLock<Option<nvml_wrapper::Nvml>> = LazyLock::new(|| nvml_wrapper::Nvml::init().ok());
+    LIBRARY.as_ref()?.device_by_index(0).ok()
+}
+
+/// The share of the last moment in which the pod's GPU computed.
 #[cfg(feature = "cuda")]
 fn utilization() -> Option<f64> {
-    static LIBRARY: LazyLock<Option<nvml_wrapper::Nvml>> = LazyLock::new(|| nvml_wrapper::Nvml::init().ok());
-    let library = LIBRARY.as_ref()?;
-    let rates = library.device_by_index(0).ok()?.utilization_rates().ok()?;
+    let rates = managed_gpu()?.utilization_rates().ok()?;
     Some(f64::from(rates.gpu) / 100.0)
 }
 
 #[cfg(not(feature = "cuda"))]
 fn utilization() -> Option<f64> {
+    None
+}
+
+/// The memory of the pod's GPU, in bytes.
+#[cfg(feature = "cuda")]
+fn gpu_memory() -> Option<u64> {
+    Some(managed_gpu()?.memory_info().ok()?.total)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_memory() -> Option<u64> {
     None
 }
 
@@ -117,12 +146,21 @@ static CPU_NAME: LazyLock<String> = LazyLock::new(|| {
 
 /// The reason that a failure of the device is reported as.
 pub(crate) fn execution_reason(error: &ExecutionError) -> Reason {
-    let text = format!("{error:?}").to_lowercase();
-    if text.contains("out of memory") || text.contains("out_of_memory") || text.contains("outofmemory") {
-        Reason::OutOfDeviceMemory
-    } else {
-        Reason::Internal
-    }
+    if says_out_of_memory(&format!("{error:?}")) { Reason::OutOfDeviceMemory } else { Reason::Internal }
+}
+
+/// Whether what a device, its driver or burn says means that its memory is full.
+pub(crate) fn says_out_of_memory(text: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "out of memory",
+        "out-of-memory",
+        "out_of_memory",
+        "outofmemory",
+        "out of device memory",
+        "can't allocate buffer of size",
+    ];
+    let text = text.to_lowercase();
+    WORDS.iter().any(|words| text.contains(words))
 }
 
 #[cfg(test)]
@@ -140,6 +178,21 @@ mod tests {
     fn a_device_that_cannot_be_opened_is_an_error_that_says_what_to_do() {
         let error = opened::<()>(|| panic!("a panic that is meant to be")).unwrap_err();
         assert!(error.to_string().contains("nvidia-smi") && error.reason() == Reason::DeviceNotFound, "{error}");
+    }
+
+    /// As cubecl 0.11 and the CUDA driver say it.
+    #[test]
+    fn a_device_whose_memory_is_full_is_told_from_one_that_fails() {
+        let reason = |reason: &str| execution_reason(&ExecutionError::WithContext { reason: reason.into() });
+        for full in [
+            "out of device memory allocating 4096 bytes",
+            "can't allocate buffer of size: 4096",
+            "An out-of-memory error happened during launch",
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+        ] {
+            assert_eq!(reason(full), Reason::OutOfDeviceMemory, "{full}");
+        }
+        assert_eq!(reason("an illegal memory access was encountered"), Reason::Internal);
     }
 
     #[test]

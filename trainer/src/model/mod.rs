@@ -3,27 +3,31 @@
 mod architecture;
 mod device;
 mod error;
+mod estimate;
 mod mlp;
 mod network;
 mod ops;
+mod peak;
 mod predictor;
 mod transformer;
 mod weights;
 
 pub use self::{
     architecture::{Architecture, LanguageModel, RowLayers, RowModel},
-    device::{DeviceError, choose_device, device_info},
+    device::{DeviceError, choose_device, device_info, is_gpu, total_memory},
     error::ModelError,
+    estimate::Workload,
     mlp::Mlp,
     network::Network,
+    peak::{PeakFlops, peak_flops},
     predictor::Predictor,
     transformer::{
-        HuggingFaceError, TrainingMemory, Transformer, from_hugging_face_config, parameter_count,
-        to_hugging_face_config, training_memory,
+        Generation, HuggingFaceError, Transformer, from_hugging_face_config, parameter_count, to_hugging_face_config,
     },
     weights::to_safetensors,
 };
 pub(crate) use self::{
+    device::says_out_of_memory,
     predictor::read,
     weights::{HostTensor, HostTensors, check, first_not_finite, serialize, to_host, values},
 };

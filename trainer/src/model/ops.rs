@@ -3,10 +3,15 @@
 
 mod composed;
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use burn_fused_ops::is_fused;
 
 pub(super) use self::composed::CHUNK_LOGITS;
+
+/// Whether the operations on a device are fused ones.
+pub(super) fn are_fused(device: &Device) -> bool {
+    is_fused(&Tensor::<1>::zeros([1], device))
+}
 
 /// x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³))): GPT-2's approximation of x · Φ(x).
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -73,8 +78,6 @@ pub(crate) fn linear_cross_entropy(
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
 
     /// Both are exact to about 1e-6 on numbers around 1, which the kernels' own tests and those of `composed` show.

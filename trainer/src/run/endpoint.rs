@@ -14,7 +14,10 @@ use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
     registry::Registry,
 };
-use stoker_crds::{Progress, progress::PROGRESS_PATH};
+use stoker_crds::{
+    Progress,
+    progress::{Estimate, PROGRESS_PATH, Throughput},
+};
 
 use super::tracker::Tracker;
 
@@ -49,6 +52,11 @@ struct MetricLabels {
     metric: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MemoryLabels {
+    part: &'static str,
+}
+
 /// The progress as Prometheus sees it.
 fn registry(progress: &Progress) -> Registry {
     let mut registry = Registry::with_prefix("stoker_training");
@@ -60,16 +68,27 @@ fn registry(progress: &Progress) -> Registry {
     gauge("epoch", "Epochs that are done", f64::from(progress.epoch));
     gauge("step", "Optimizer steps that are done", progress.step as f64);
     gauge("steps_expected", "Optimizer steps that the run is to take", progress.total_steps as f64);
-    gauge("samples_per_second", "Training rows per second", progress.samples_per_second);
     gauge("eta_seconds", "Time until the training is done", progress.eta_seconds.unwrap_or(f64::NAN));
     gauge("rows_read", "Rows read from the source", progress.data.rows_read as f64);
     gauge("peak_memory_bytes", "Most memory that the process held", progress.peak_memory_bytes as f64);
+    for (name, help, value) in figures(&progress.throughput) {
+        if let Some(value) = value {
+            gauge(name, help, value);
+        }
+    }
     let device = progress.device.as_ref();
+    if let Some(bytes) = device.and_then(|device| device.total_memory_bytes) {
+        gauge("device_total_memory_bytes", "Memory that the device has", bytes as f64);
+    }
     if let Some(bytes) = device.and_then(|device| device.memory_bytes) {
         gauge("device_memory_bytes", "Memory in use on the device", bytes as f64);
     }
     if let Some(utilization) = device.and_then(|device| device.utilization) {
         gauge("device_utilization", "Share of the time that the device computes", utilization);
+    }
+    if let Some(estimate) = &progress.estimate {
+        gauge("parameters", "Numbers that the model has", estimate.parameters as f64);
+        registry.register("estimated_memory_bytes", "About what the training takes, by part", memory(estimate));
     }
     let values = Family::<MetricLabels, Float>::default();
     for (split, metrics) in &progress.metrics {
@@ -79,6 +98,37 @@ fn registry(progress: &Progress) -> Registry {
     }
     registry.register("metric", "Latest metrics per split", values);
     registry
+}
+
+/// Name, meaning and value of each figure.
+fn figures(throughput: &Throughput) -> [(&'static str, &'static str, Option<f64>); 6] {
+    let Throughput { samples_per_second, tokens_per_second, tflops, mfu, data_wait, checkpoint_stall } = *throughput;
+    [
+        ("samples_per_second", "Training rows per second", samples_per_second),
+        ("tokens_per_second", "Tokens per second", tokens_per_second),
+        ("flops_per_second", "Floating-point operations per second that the model needs", tflops.map(|t| t * 1e12)),
+        ("model_flops_utilization", "Those operations as a share of the device's peak", mfu),
+        ("data_wait_ratio", "Share of the time that is spent on waiting for batches", data_wait),
+        (
+            "checkpoint_stall_ratio",
+            "Share of the time that is spent on standing still for checkpoints",
+            checkpoint_stall,
+        ),
+    ]
+}
+
+fn memory(estimate: &Estimate) -> Family<MemoryLabels, Float> {
+    let Estimate { parameters: _, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *estimate;
+    let parts = Family::<MemoryLabels, Float>::default();
+    for (part, bytes) in [
+        ("weights", weights_bytes),
+        ("gradients", gradients_bytes),
+        ("optimizer", optimizer_bytes),
+        ("activations", activations_bytes),
+    ] {
+        parts.get_or_create(&MemoryLabels { part }).set(bytes as f64);
+    }
+    parts
 }
 
 #[cfg(test)]
@@ -91,7 +141,18 @@ mod tests {
 
     async fn get(path: &str) -> (StatusCode, String) {
         let tracker = Arc::new(Tracker::new("1-0123abcd".into()));
-        tracker.update(|progress| progress.epoch = 7);
+        tracker.update(|progress| {
+            progress.epoch = 7;
+            progress.throughput.tokens_per_second = Some(12_800.5);
+            progress.throughput.tflops = Some(0.25);
+            progress.estimate = Some(Estimate {
+                parameters: 10,
+                weights_bytes: 40,
+                gradients_bytes: 40,
+                optimizer_bytes: 80,
+                activations_bytes: 1000,
+            });
+        });
         let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
         let response = router(tracker).oneshot(request).await.unwrap();
         let status = response.status();
@@ -105,13 +166,25 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         let progress: Progress = serde_json::from_str(&body).unwrap();
         assert_eq!((progress.run.as_str(), progress.epoch), ("1-0123abcd", 7));
+        assert_eq!(progress.throughput.tokens_per_second, Some(12_800.5));
+        assert_eq!(progress.estimate.unwrap().memory_bytes(), 1160);
     }
 
     #[tokio::test]
     async fn metrics_are_in_the_format_of_prometheus() {
         let (status, body) = get("/metrics").await;
         assert_eq!(status, StatusCode::OK);
-        assert!(body.contains("stoker_training_epoch 7.0\n") && body.ends_with("# EOF\n"), "{body}");
+        for line in [
+            "stoker_training_epoch 7.0",
+            "stoker_training_tokens_per_second 12800.5",
+            "stoker_training_flops_per_second 250000000000.0",
+            "stoker_training_parameters 10.0",
+            "stoker_training_estimated_memory_bytes{part=\"activations\"} 1000.0",
+            "# EOF",
+        ] {
+            assert!(body.lines().any(|found| found == line), "{line} is not in\n{body}");
+        }
+        assert!(!body.contains("utilization"), "what is not known is not told\n{body}");
     }
 
     #[tokio::test]

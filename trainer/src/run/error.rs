@@ -85,6 +85,15 @@ impl RunError {
         }
     }
 
+    /// The exit code: that of the reason, but for a configuration that no other try would make fit.
+    pub fn exit_code(&self) -> u8 {
+        let reason = match self {
+            Self::Train(TrainError::TooLarge(_)) => Reason::InvalidConfig,
+            _ => self.reason(),
+        };
+        reason.exit_code().unwrap_or(1)
+    }
+
     /// What the report says.
     pub fn report(&self) -> report::RunError {
         report::RunError { reason: self.reason(), message: self.to_string() }

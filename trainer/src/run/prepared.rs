@@ -14,7 +14,7 @@ use crate::{
     artifact::ArtifactError,
     data::{self, Scratch},
     storage::Access,
-    text::{self, Corpus},
+    text::{self, Corpus, Tokenizer},
     training::{Dataset, Problem},
 };
 
@@ -83,7 +83,16 @@ impl Prepared {
             inputs,
             targets,
             restore_targets,
+            tokenizer: self.tokenizer(),
             fingerprint: &self.stats().fingerprint,
+        }
+    }
+
+    /// Makes text of the tokens of a language model.
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        match self {
+            Self::Table(_) => None,
+            Self::Text(corpus) => Some(&corpus.tokenizer),
         }
     }
 

@@ -9,6 +9,7 @@ pub(super) fn report(progress: Progress, gpu_seconds: f64, result: Result<ModelR
     let Progress {
         run,
         data,
+        estimate,
         epoch,
         total_epochs,
         step,
@@ -26,6 +27,7 @@ pub(super) fn report(progress: Progress, gpu_seconds: f64, result: Result<ModelR
     RunReport {
         run,
         data: (data.rows_read > 0).then_some(data),
+        estimate,
         metrics,
         epoch,
         total_epochs,

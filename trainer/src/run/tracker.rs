@@ -8,12 +8,13 @@ use std::{
 use burn::tensor::Device;
 use stoker_crds::{
     Progress,
-    progress::{DataStats, Stage},
+    metric::{LOSS, Split},
+    progress::{DataStats, Stage, Throughput},
 };
 
 use crate::{
     model::device_info,
-    training::{Event, Watch},
+    training::{Event, Size, Watch},
 };
 
 /// How many warnings are kept; the first ones say the most.
@@ -37,10 +38,12 @@ impl Tracker {
             total_epochs: 0,
             step: 0,
             total_steps: 0,
-            samples_per_second: 0.0,
+            throughput: Throughput::default(),
             eta_seconds: None,
+            estimate: None,
             metrics: BTreeMap::new(),
             history: Vec::new(),
+            samples: Vec::new(),
             checkpoint: None,
             resumed_from: None,
             warnings: Vec::new(),
@@ -77,7 +80,12 @@ impl Tracker {
 impl Watch for Tracker {
     fn on(&self, event: Event<'_>) {
         self.update(|progress| match event {
-            Event::Started { epoch, total_epochs, step, total_steps, resumed_from, history } => {
+            Event::Estimated(estimate) => {
+                let (parameters, memory) = (estimate.parameters, Size(estimate.memory_bytes()).to_string());
+                tracing::info!(parameters, memory, "the model's size, and about what its training takes");
+                progress.estimate = Some(*estimate);
+            }
+            Event::Started { epoch, total_epochs, step, total_steps, resumed_from, history, samples } => {
                 progress.epoch = epoch;
                 progress.total_epochs = total_epochs;
                 progress.step = step;
@@ -85,17 +93,22 @@ impl Watch for Tracker {
                 progress.resumed_from = resumed_from.map(|checkpoint| checkpoint.step);
                 progress.checkpoint = resumed_from.cloned();
                 progress.history = history.to_vec();
+                progress.samples = samples.to_vec();
             }
-            Event::Stepped { epoch, step, samples_per_second } => {
+            Event::Stepped { epoch, step, loss, throughput, eta_seconds } => {
                 progress.epoch = epoch;
                 progress.step = step;
-                progress.samples_per_second = samples_per_second;
-                progress.eta_seconds = eta_seconds(progress);
+                progress.throughput = throughput;
+                progress.eta_seconds = eta_seconds;
+                if let Some(loss) = loss {
+                    progress.metrics.entry(Split::Train).or_default().insert(LOSS.into(), loss);
+                }
             }
-            Event::EpochDone { point, history } => {
+            Event::Evaluated { point, history, samples } => {
                 progress.epoch = point.epoch;
                 progress.metrics = point.metrics.clone();
                 progress.history = history.to_vec();
+                progress.samples = samples.to_vec();
             }
             Event::Checkpointed(checkpoint) => progress.checkpoint = Some(checkpoint.clone()),
             Event::Warning(warning) => {
@@ -108,13 +121,6 @@ impl Watch for Tracker {
     }
 }
 
-/// Seconds until all rows of all epochs are gone through at the pace of now.
-fn eta_seconds(progress: &Progress) -> Option<f64> {
-    let share_left = progress.total_steps.saturating_sub(progress.step) as f64 / progress.total_steps as f64;
-    let rows_left = progress.data.train as f64 * f64::from(progress.total_epochs) * share_left;
-    Some(rows_left / progress.samples_per_second).filter(|eta| eta.is_finite())
-}
-
 /// The most memory that this process has held, in bytes; 0 where the system does not say.
 fn peak_memory_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -125,35 +131,28 @@ fn peak_memory_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use stoker_crds::progress::HistoryPoint;
+
     use super::*;
 
-    fn started(tracker: &Tracker) {
-        tracker.update(|progress| progress.data.train = 1000);
-        tracker.on(Event::Started {
-            epoch: 0,
-            total_epochs: 10,
-            step: 0,
-            total_steps: 100,
-            resumed_from: None,
-            history: &[],
-        });
+    fn stepped(loss: Option<f64>) -> Event<'static> {
+        Event::Stepped { epoch: 0, step: 1, loss, throughput: Throughput::default(), eta_seconds: None }
     }
 
     #[test]
-    fn the_time_left_follows_from_the_rows_left_and_the_pace() {
+    fn the_training_loss_is_told_before_an_epoch_ends_and_leaves_the_validations_alone() {
         let tracker = Tracker::new("1-a".into());
-        started(&tracker);
-        tracker.on(Event::Stepped { epoch: 2, step: 25, samples_per_second: 500.0 });
-        // Three quarters of 10 × 1,000 rows at 500 rows a second.
-        assert_eq!(tracker.progress().eta_seconds, Some(15.0));
-    }
-
-    #[test]
-    fn there_is_no_time_left_before_there_is_a_pace() {
-        let tracker = Tracker::new("1-a".into());
-        started(&tracker);
-        tracker.on(Event::Stepped { epoch: 0, step: 1, samples_per_second: 0.0 });
-        assert_eq!(tracker.progress().eta_seconds, None);
+        let loss = |split| tracker.progress().metrics.get(&split).and_then(|metrics| metrics.get(LOSS).copied());
+        tracker.on(stepped(None));
+        assert_eq!(loss(Split::Train), None);
+        tracker.on(stepped(Some(0.5)));
+        assert_eq!(loss(Split::Train), Some(0.5));
+        let metrics =
+            [(Split::Train, 0.4), (Split::Validation, 0.6)].map(|(split, loss)| (split, [(LOSS.into(), loss)].into()));
+        let point = HistoryPoint { epoch: 1, step: 2, metrics: metrics.into() };
+        tracker.on(Event::Evaluated { point: &point, history: &[], samples: &[] });
+        tracker.on(stepped(Some(0.3)));
+        assert_eq!((loss(Split::Train), loss(Split::Validation)), (Some(0.3), Some(0.6)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use stoker_crds::{
-    Reason, TrainConfig,
+    TrainConfig,
     config::{CONFIG_DIR, CONFIG_FILE, SCRATCH_DIR, TERMINATION_MESSAGE_PATH},
     progress::PROGRESS_PORT,
     quantity,
@@ -35,8 +35,8 @@ pub struct Options {
 /// Runs it to its end, and leaves the report.
 ///
 /// # Errors
-/// The reason of a failure, which the report explains and whose exit code says whether another try can help.
-pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Reason> {
+/// The exit code of a failure, which says whether another try can help; the report explains it.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), u8> {
     let config = read_config(&options);
     let run = config.as_ref().map_or_else(|_| String::new(), |config| config.run.id());
     let gpus = config.as_ref().map_or(0, |config| config.resources.gpus);
@@ -50,7 +50,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Reason
         Ok(model) => tracing::info!(uri = model.uri, digest = model.digest, "the model is published"),
         Err(error) => tracing::error!(reason = %error.reason(), "{error}"),
     }
-    let outcome = result.as_ref().map(drop).map_err(RunError::reason);
+    let outcome = result.as_ref().map(drop).map_err(RunError::exit_code);
     let gpu_seconds = f64::from(gpus) * started.elapsed().as_secs_f64();
     let report = report::report(tracker.progress(), gpu_seconds, result.map_err(|error| error.report()));
     if let Err(error) = report::write(&report, &options.termination_message_path) {

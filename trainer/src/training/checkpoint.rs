@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use bytes::Bytes;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
-use stoker_crds::{TrainConfig, artifact::WEIGHTS, training::optimize::Optimizer as OptimizerSpec};
+use stoker_crds::{TrainConfig, artifact::WEIGHTS, progress::Sample, training::optimize::Optimizer as OptimizerSpec};
 
 use super::{early_stopping::BestSoFar, history::History, optimizer::Optimizer};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 /// The optimizer's tensors.
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// The weights of the best epoch so far.
+/// The weights of the best evaluation so far.
 const BEST: &str = "best.safetensors";
 /// The [`State`].
 const STATE: &str = "state.json";
@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) stopped: bool,
     /// How the metrics went.
     pub(super) history: History,
+    /// What the language model wrote last.
+    pub(super) samples: Vec<Sample>,
 }
 
 /// A mean over rows, or over tokens.
@@ -66,9 +68,9 @@ impl RunningLoss {
         self.rows += rows as u64;
     }
 
-    /// The mean over all of them.
-    pub(super) fn mean(self) -> f64 {
-        f64::from_bits(self.sum) / self.rows as f64
+    /// The mean over all of them; `None` of none.
+    pub(super) fn mean(self) -> Option<f64> {
+        (self.rows > 0).then(|| f64::from_bits(self.sum) / self.rows as f64)
     }
 }
 
@@ -78,7 +80,7 @@ pub(super) struct Snapshot {
     pub(super) state: State,
     pub(super) model: Network,
     pub(super) optimizer: Optimizer,
-    /// The model of the best epoch so far, if it is to be restored at the end.
+    /// The model of the best evaluation so far, if it is to be restored at the end.
     pub(super) best: Option<Network>,
 }
 

@@ -12,13 +12,13 @@ use stoker_crds::{
 pub(super) struct BestSoFar {
     /// The value's bits: read back, it is the same number to the last one.
     best: Option<u64>,
-    /// The epoch that it is of.
-    pub(super) epoch: u32,
-    /// Epochs since.
+    /// Optimizer steps that were done then.
+    pub(super) step: u64,
+    /// Evaluations since.
     waited: u32,
 }
 
-/// What an epoch's value means.
+/// What the value of an evaluation means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is the best so far.
@@ -30,8 +30,8 @@ pub(super) enum Verdict {
 }
 
 impl BestSoFar {
-    /// Takes the value of an epoch.
-    pub(super) fn observe(&mut self, rule: &EarlyStopping, epoch: u32, value: f64) -> Verdict {
+    /// Takes the value of an evaluation after so many steps.
+    pub(super) fn observe(&mut self, rule: &EarlyStopping, step: u64, value: f64) -> Verdict {
         let is_better = |best: f64| {
             if higher_is_better(metric_name(rule)) {
                 value > best + rule.min_delta
@@ -40,7 +40,7 @@ impl BestSoFar {
             }
         };
         if self.best.map(f64::from_bits).is_none_or(is_better) {
-            *self = Self { best: Some(value.to_bits()), epoch, waited: 0 };
+            *self = Self { best: Some(value.to_bits()), step, waited: 0 };
             return Verdict::Better;
         }
         self.waited += 1;
@@ -66,11 +66,11 @@ fn higher_is_better(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn verdicts(metric: &str, min_delta: f64, values: &[f64]) -> (Vec<Verdict>, u32) {
+    fn verdicts(metric: &str, min_delta: f64, values: &[f64]) -> (Vec<Verdict>, u64) {
         let rule = EarlyStopping { metric: format!("validation/{metric}"), patience: 2, min_delta, restore_best: true };
         let mut best = BestSoFar::default();
-        let verdicts = (1..).zip(values).map(|(epoch, value)| best.observe(&rule, epoch, *value)).collect();
-        (verdicts, best.epoch)
+        let verdicts = (1..).zip(values).map(|(step, value)| best.observe(&rule, step, *value)).collect();
+        (verdicts, best.step)
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use stoker_crds::{Reason, artifact::CheckpointRef};
 
-use crate::{artifact::ArtifactError, data::DataError, model::ModelError};
+use super::memory::MemoryNeed;
+use crate::{artifact::ArtifactError, data::DataError, model::ModelError, text::TokenizerError};
 
 /// Why a training ended without a model.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,15 @@ pub enum TrainError {
     /// The checkpoints cannot be read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// A sample cannot be written.
+    #[error("train.samples: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// There is less memory than the training surely takes; nothing was computed.
+    #[error("the training does not fit the memory: {0}")]
+    TooLarge(Box<MemoryNeed>),
+    /// The device ran out of memory.
+    #[error("the device ran out of memory: {0}")]
+    OutOfDeviceMemory(Box<MemoryNeed>),
     /// There is nothing to learn from, or to evaluate on.
     #[error("the {0} split has no rows: check data.split and data.clean")]
     Empty(&'static str),
@@ -66,6 +76,9 @@ impl TrainError {
             Self::Model(error) => error.reason(),
             Self::Data(error) => error.reason(),
             Self::Artifact(error) => error.reason(),
+            Self::Tokenizer(error) => error.reason(),
+            Self::TooLarge(need) => need.reason(),
+            Self::OutOfDeviceMemory(_) => Reason::OutOfDeviceMemory,
             Self::Empty(_) => Reason::EmptyData,
             Self::Diverged { .. } | Self::NotFinite(_) => Reason::Diverged,
             Self::Preempted { .. } => Reason::Preempted,

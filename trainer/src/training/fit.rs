@@ -14,6 +14,7 @@ use super::{
     TrainError,
     checkpoint::config_digest,
     checkpoints::Checkpoints,
+    memory::MemoryNeed,
     session::{Plan, Problem, Session},
     watch::{Event, Watch},
 };
@@ -30,7 +31,7 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 /// A trained model, and how it came to be.
 #[derive(Clone, Debug)]
 pub struct Fitted {
-    /// The model: of the best epoch, if early stopping restores it, else of the last step.
+    /// The model: of the best evaluation, if early stopping restores it, else of the last step.
     pub predictor: Predictor,
     /// Epochs that were done.
     pub epoch: u32,
@@ -40,8 +41,8 @@ pub struct Fitted {
     pub step: u64,
     /// Optimizer steps that were planned; more than were done if the training was stopped early.
     pub total_steps: u64,
-    /// The epoch that the model is of, if early stopping restored it.
-    pub best_epoch: Option<u32>,
+    /// The step that the model is of, if early stopping restored it.
+    pub best_step: Option<u64>,
     /// How the metrics went, thinned.
     pub history: Vec<HistoryPoint>,
     /// The last checkpoint in storage.
@@ -69,7 +70,7 @@ pub struct Surroundings<'a> {
 /// [`TrainError::Preempted`].
 ///
 /// # Errors
-/// If it is told to stop, the configuration does not fit the data, a number is no longer finite, or the data, the
+/// If it is told to stop, the configuration does not fit the data or the memory, a number is no longer finite, or the data, the
 /// storage or the device fails. A checkpoint that cannot be written because the storage is away for a while is a
 /// [`Event::Warning`].
 pub fn fit(
@@ -84,6 +85,12 @@ pub fn fit(
     let plan = Plan::new(config, problem.train.len())?;
     let (model, loss) = (config.model.clone(), config.train.loss);
     let architecture = Architecture::new(model, config.task, loss, problem.inputs, problem.targets)?;
+    let need = MemoryNeed::new(config, &architecture, device);
+    watch.on(Event::Estimated(&need.estimate));
+    need.check()?;
+    if let Some(warning) = need.warning() {
+        watch.on(Event::Warning(&warning));
+    }
     let device = device.clone().autodiff();
 
     let mut checkpoints = Checkpoints::new(checkpoints, config.run.id(), &config.checkpoint, runtime, watch);
@@ -97,13 +104,14 @@ pub fn fit(
         total_steps: plan.total_steps,
         resumed_from: checkpoints.last(),
         history: snapshot.state.history.points(),
+        samples: &snapshot.state.samples,
     });
 
     let mut session = Session::new(config, problem, plan, architecture, device, watch, snapshot);
-    let trained = train(&mut session, &mut checkpoints, stop);
+    let trained = need.explain(|| train(&mut session, &mut checkpoints, stop));
     trained.map_err(|error| with_checkpoint(error, checkpoints.last()))?;
 
-    let (predictor, state, best_epoch) = session.into_result();
+    let (predictor, state, best_step) = session.into_result();
     if let Some(name) = first_not_finite(&to_host(predictor.model())?) {
         let what = format!("a weight of {name} became NaN or infinite");
         let checkpoint = checkpoints.last().map(|checkpoint| checkpoint.step);
@@ -115,7 +123,7 @@ pub fn fit(
         total_epochs: plan.total_epochs,
         step: state.step,
         total_steps: plan.total_steps,
-        best_epoch,
+        best_step,
         history: state.history.points().to_vec(),
         checkpoint: checkpoints.last().cloned(),
     })
@@ -136,7 +144,11 @@ fn train(
         checkpoints.poll()?;
         let now = Instant::now();
         if checkpoints.is_due(session.state().step, now) {
+            // The steps before are waited for first, so that what is counted is the checkpoint's alone.
+            session.settle()?;
+            let begun = Instant::now();
             checkpoints.begin(session.snapshot()?, now);
+            session.stalled(begun.elapsed());
         }
     }
     // A pod that is lost while it evaluates or publishes does not train again.

@@ -3,35 +3,41 @@
 use serde::{Deserialize, Serialize};
 use stoker_crds::progress::{HistoryPoint, MAX_HISTORY};
 
-/// Points of epochs an equal distance apart, and the latest one.
+/// Points of evaluations an equal number of them apart, and the latest one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct History {
-    stride: u32,
+    stride: u64,
+    /// Evaluations so far.
+    count: u64,
+    /// Those of the evaluations `stride`, 2 · `stride`, …, counted from 1, and the latest.
     points: Vec<HistoryPoint>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { stride: 1, points: Vec::new() }
+        Self { stride: 1, count: 0, points: Vec::new() }
     }
 }
 
 impl History {
-    /// At most [`MAX_HISTORY`] points; the last one is the latest epoch.
+    /// At most [`MAX_HISTORY`] points; the last one is the latest.
     pub(super) fn points(&self) -> &[HistoryPoint] {
         &self.points
     }
 
-    /// Adds the point of an epoch. Where there would be too many, every second one is dropped.
+    /// Adds a point. Where there would be too many, every second one is dropped.
     pub(super) fn push(&mut self, point: HistoryPoint) {
-        // The latest point is kept whatever its epoch; it goes when the next one comes.
-        self.points.pop_if(|last| last.epoch % self.stride != 0);
+        // The latest point is kept whatever its number; it goes when the next one comes.
+        if !self.count.is_multiple_of(self.stride) {
+            self.points.pop();
+        }
+        self.count += 1;
         self.points.push(point);
         while self.points.len() > MAX_HISTORY {
             self.stride *= 2;
             let last = self.points.len() - 1;
             let mut index = 0..;
-            self.points.retain(|point| index.next() == Some(last) || point.epoch % self.stride == 0);
+            self.points.retain(|_| index.next().is_some_and(|index| index == last || index % 2 == 1));
         }
     }
 }

@@ -10,23 +10,26 @@ mod dataset;
 mod early_stopping;
 mod error;
 mod evaluate;
+mod figures;
 mod fit;
 mod history;
 mod loss;
+mod memory;
 pub mod metrics;
 mod optimizer;
 mod order;
-mod pace;
 mod schedule;
 mod session;
 mod watch;
 
+pub(crate) use self::memory::Size;
 pub use self::{
     checkpoint::config_digest,
     dataset::{Batch, Dataset, RowBatch, TokenBatch},
     error::TrainError,
     evaluate::evaluate,
     fit::{Fitted, Surroundings, fit},
+    memory::MemoryNeed,
     metrics::Evaluation,
     schedule::learning_rate,
     session::Problem,

@@ -46,6 +46,14 @@ pub(super) fn base_rate(spec: &Spec) -> f64 {
     }
 }
 
+/// How many numbers an optimizer keeps for each weight.
+pub(super) fn states_per_weight(spec: &Spec) -> u32 {
+    match spec {
+        Spec::Sgd(sgd) => u32::from(sgd.momentum > 0.0),
+        Spec::Adam(_) | Spec::AdamW(_) => 2,
+    }
+}
+
 impl Optimizer {
     /// An optimizer that has taken no step.
     pub(super) fn new(spec: &Spec) -> Self {

@@ -13,6 +13,8 @@ pub(super) enum Stream {
     Order,
     /// Dropout in a step.
     Dropout,
+    /// What a language model writes after a step.
+    Samples,
 }
 
 /// The seed of the `n`-th draw of a stream: a hash, so that nothing has to be carried over from step to step.

@@ -1,32 +1,34 @@
 //! A training between its first and its last step.
 
-use std::time::Instant;
+mod evaluation;
+
+use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
-use stoker_crds::{
-    TrainConfig,
-    metric::{LOSS, Metrics, Split},
-    progress::HistoryPoint,
-    training::optimize::Length,
-};
+use stoker_crds::{TrainConfig, training::optimize::Length};
 
 use super::{
     Dataset, TrainError,
     checkpoint::{RunningLoss, Snapshot, State},
-    early_stopping::{BestSoFar, Verdict, watched},
-    evaluate::evaluate,
+    early_stopping::BestSoFar,
+    figures::{Figures, Work},
     history::History,
     loss::batch_loss,
     optimizer::{Optimizer, base_rate},
     order::{Stream, derive_seed, epoch_order},
-    pace::Pace,
     schedule::learning_rate,
     watch::{Event, Watch},
 };
-use crate::model::{Architecture, Network, Predictor, read};
+use crate::{
+    model::{Architecture, Network, Predictor, read},
+    text::Tokenizer,
+};
 
-/// Losses that are left on the device before they are looked at.
+/// The most losses that are left on the device before they are looked at: to read one waits until the device has done all steps
+/// before it.
 const PENDING_LOSSES: usize = 32;
+/// The longest time for which they are left there: of slow steps a person sees each loss soon.
+const PENDING_TIME: Duration = Duration::from_secs(2);
 
 /// What is to be learned.
 #[derive(Clone, Copy)]
@@ -41,6 +43,8 @@ pub struct Problem<'a> {
     pub targets: usize,
     /// Brings the targets of a regression back to their own units.
     pub restore_targets: &'a dyn Fn(&mut [f32]),
+    /// Makes text of the tokens of a language model.
+    pub tokenizer: Option<&'a Tokenizer>,
     /// `sha256:…` of the data.
     pub fingerprint: &'a str,
 }
@@ -80,7 +84,8 @@ pub(super) struct Session<'a> {
     now: Snapshot,
     order: Vec<u32>,
     pending: Vec<(Tensor<1>, usize)>,
-    pace: Pace,
+    settled: Instant,
+    figures: Figures,
 }
 
 impl<'a> Session<'a> {
@@ -95,8 +100,9 @@ impl<'a> Session<'a> {
         now: Snapshot,
     ) -> Self {
         let order = epoch_order(plan.rows, seed(config), now.state.epoch);
-        let pace = Pace::start(Instant::now());
-        Self { config, problem, plan, architecture, device, watch, now, order, pending: Vec::new(), pace }
+        let (work, settled) = (Work::new(&architecture, &device, config.train.precision), Instant::now());
+        let (pending, figures) = (Vec::new(), Figures::start(work, settled));
+        Self { config, problem, plan, architecture, device, watch, now, order, pending, settled, figures }
     }
 
     /// A training before its first step.
@@ -115,6 +121,7 @@ impl<'a> Session<'a> {
             best: BestSoFar::default(),
             stopped: false,
             history: History::default(),
+            samples: Vec::new(),
         };
         let model = architecture.init(derive_seed(seed(config), Stream::Weights, 0), device);
         Snapshot { state, model, optimizer: Optimizer::new(&config.train.optimizer), best: None }
@@ -137,7 +144,12 @@ impl<'a> Session<'a> {
         Ok(self.now.clone())
     }
 
-    /// Takes one optimizer step, and ends the epoch if it was its last.
+    /// Counts time in which the steps stood still for a checkpoint.
+    pub(super) fn stalled(&mut self, time: Duration) {
+        self.figures.stalled(time);
+    }
+
+    /// Takes one optimizer step, and evaluates the model if it was the last one of an epoch or it is time to.
     ///
     /// # Errors
     /// If rows cannot be read, the device fails, or a number is no longer finite.
@@ -150,7 +162,9 @@ impl<'a> Session<'a> {
 
         // The generator's state cannot be saved; a seed of its own for each step makes it part of the position.
         self.device.seed(derive_seed(seed(self.config), Stream::Dropout, state.step));
+        let asked = Instant::now();
         let batch = self.problem.train.batch(indices)?;
+        self.figures.waited(asked.elapsed());
         let counted = batch.counted();
         let loss = batch_loss(model, &self.architecture, batch, &self.device)?;
         let gradients = loss.backward();
@@ -161,21 +175,40 @@ impl<'a> Session<'a> {
         self.pending.push((loss.inner(), counted));
         let done = indices.len();
         (state.step, state.position) = (state.step + 1, end);
-        let (step, epoch) = (state.step, state.epoch);
-        if self.pending.len() >= PENDING_LOSSES {
+        let is_epochs_last = end == rows || state.step == total_steps;
+        if self.pending.len() >= PENDING_LOSSES || self.settled.elapsed() >= PENDING_TIME {
             self.settle()?;
         }
-        if end == rows || step == total_steps {
-            self.end_epoch()?;
+        self.figures.stepped(done, Instant::now());
+        self.tell();
+        if is_epochs_last {
+            self.settle()?;
+            let loss = self.end_epoch();
+            self.evaluate(loss)?;
+        } else if self.evaluation_is_due() {
+            self.settle()?;
+            self.evaluate(self.now.state.loss.mean())?;
         }
-        let samples_per_second = self.pace.count(done, Instant::now());
-        let epoch = if end == rows || step == total_steps { epoch + 1 } else { epoch };
-        self.watch.on(Event::Stepped { epoch, step, samples_per_second });
         Ok(())
     }
 
+    fn tell(&self) {
+        let State { epoch, step, loss, .. } = &self.now.state;
+        self.watch.on(Event::Stepped {
+            epoch: *epoch,
+            step: *step,
+            loss: loss.mean(),
+            throughput: self.figures.throughput(),
+            eta_seconds: self.figures.eta_seconds(self.plan.total_steps.saturating_sub(*step)),
+        });
+    }
+
     /// Reads the losses that are still on the device: one wait for many steps.
-    fn settle(&mut self) -> Result<(), TrainError> {
+    ///
+    /// # Errors
+    /// If one of them is not finite.
+    pub(super) fn settle(&mut self) -> Result<(), TrainError> {
+        self.settled = Instant::now();
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -191,58 +224,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn end_epoch(&mut self) -> Result<(), TrainError> {
-        self.settle()?;
-        let mut metrics = [(Split::Train, Metrics::from([(LOSS.into(), self.now.state.loss.mean())]))].into();
-        self.now.state.epoch += 1;
-        self.now.state.position = 0;
-        self.now.state.loss = RunningLoss::default();
-        if !self.problem.validation.is_empty() {
-            self.validate(&mut metrics)?;
-        }
-        let Snapshot { state, .. } = &mut self.now;
-        let point = HistoryPoint { epoch: state.epoch, step: state.step, metrics };
-        state.history.push(point.clone());
+    /// Begins the next epoch, and answers the mean training loss of the one that is over.
+    fn end_epoch(&mut self) -> Option<f64> {
+        let state = &mut self.now.state;
+        let loss = state.loss.mean();
+        state.epoch += 1;
+        state.position = 0;
+        state.loss = RunningLoss::default();
         self.order = epoch_order(self.plan.rows, seed(self.config), state.epoch);
-        self.watch.on(Event::EpochDone { point: &point, history: state.history.points() });
-        Ok(())
-    }
-
-    fn validate(&mut self, metrics: &mut std::collections::BTreeMap<Split, Metrics>) -> Result<(), TrainError> {
-        let predictor = self.predictor(self.now.model.clone());
-        let validation = evaluate(&predictor, self.problem.validation, self.problem.restore_targets)
-            .map_err(|error| self.at_this_step(error))?
-            .metrics;
-        if let Some(rule) = &self.config.train.early_stopping {
-            let value = watched(rule, &validation).ok_or_else(|| {
-                TrainError::InvalidConfig(format!(
-                    "train.earlyStopping: the metric {} is not defined for the validation split (a roc_auc needs rows \
-                     of several classes, an r2 two rows, and regression and classification have metrics of their own); \
-                     the split has: {}",
-                    rule.metric,
-                    validation.keys().cloned().collect::<Vec<_>>().join(", ")
-                ))
-            })?;
-            let state = &mut self.now.state;
-            match state.best.observe(rule, state.epoch, value) {
-                Verdict::Better if rule.restore_best => self.now.best = Some(predictor.model().clone()),
-                Verdict::Stop => state.stopped = true,
-                Verdict::Better | Verdict::Wait => {}
-            }
-        }
-        metrics.insert(Split::Validation, validation);
-        Ok(())
-    }
-
-    fn at_this_step(&self, error: TrainError) -> TrainError {
-        match error {
-            TrainError::NotFinite(name) => TrainError::Diverged {
-                what: format!("the validation metric '{name}' became infinite or NaN"),
-                step: self.now.state.step,
-                checkpoint: None,
-            },
-            error => error,
-        }
+        loss
     }
 
     /// A model without dropout and gradients.
@@ -250,11 +240,11 @@ impl<'a> Session<'a> {
         Predictor::new(self.architecture.clone(), model, &self.device)
     }
 
-    /// The model of the best epoch, if it is to be restored, else the last one; and its epoch.
-    pub(super) fn into_result(self) -> (Predictor, State, Option<u32>) {
-        let best_epoch = self.now.best.is_some().then_some(self.now.state.best.epoch);
+    /// The model of the best evaluation, if it is to be restored, else the last one; and the step that it is of.
+    pub(super) fn into_result(self) -> (Predictor, State, Option<u64>) {
+        let best_step = self.now.best.is_some().then_some(self.now.state.best.step);
         let predictor = self.predictor(self.now.best.clone().unwrap_or_else(|| self.now.model.clone()));
-        (predictor, self.now.state, best_epoch)
+        (predictor, self.now.state, best_step)
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a training says while it goes on.
 
-use stoker_crds::{artifact::CheckpointRef, progress::HistoryPoint};
+use stoker_crds::{
+    artifact::CheckpointRef,
+    progress::{Estimate, HistoryPoint, Sample, Throughput},
+};
 
 /// Is told how a training goes.
 ///
@@ -13,6 +16,8 @@ pub trait Watch: Send + Sync {
 /// What happened.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// The model's size, and what its training is estimated to take: before there is one.
+    Estimated(&'a Estimate),
     /// The training begins, or goes on where a checkpoint was written.
     Started {
         /// Epochs that are done.
@@ -27,6 +32,8 @@ pub enum Event<'a> {
         resumed_from: Option<&'a CheckpointRef>,
         /// How the metrics went up to there.
         history: &'a [HistoryPoint],
+        /// What the language model wrote last.
+        samples: &'a [Sample],
     },
     /// An optimizer step is done.
     Stepped {
@@ -34,15 +41,21 @@ pub enum Event<'a> {
         epoch: u32,
         /// Optimizer steps that are done.
         step: u64,
-        /// Training rows per second over the last seconds; 0 before it can be told.
-        samples_per_second: f64,
+        /// The mean training loss over the steps of the epoch so far, of those whose loss was looked at.
+        loss: Option<f64>,
+        /// How fast it is; empty before it can be told.
+        throughput: Throughput,
+        /// Seconds until all steps are done at that pace.
+        eta_seconds: Option<f64>,
     },
-    /// An epoch is done.
-    EpochDone {
+    /// The model was evaluated.
+    Evaluated {
         /// Its metrics.
         point: &'a HistoryPoint,
         /// How the metrics went, thinned.
         history: &'a [HistoryPoint],
+        /// What the language model wrote last.
+        samples: &'a [Sample],
     },
     /// A checkpoint is safely in storage.
     Checkpointed(&'a CheckpointRef),

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use stoker_crds::{
     ModelTrainingStatus, Progress, RunReport,
-    progress::{DeviceInfo, MAX_HISTORY},
-    training::status::{TrainingProgress, UsedResources},
+    progress::{DeviceInfo, Estimate, MAX_HISTORY, MAX_SAMPLE_CHARACTERS, MAX_SAMPLES, Sample, Throughput},
+    training::{
+        evaluation::MAX_PROMPT_CHARACTERS,
+        status::{TrainingEstimate, TrainingProgress, UsedResources},
+    },
 };
 
 use super::{Facts, outcome::has_just_started, summary};
@@ -59,10 +62,12 @@ fn progress_of(status: &mut ModelTrainingStatus, progress: &Progress) {
         total_epochs,
         step,
         total_steps,
-        samples_per_second,
+        throughput,
         eta_seconds,
+        estimate,
         metrics,
         history,
+        samples,
         checkpoint,
         resumed_from,
         warnings,
@@ -75,18 +80,24 @@ fn progress_of(status: &mut ModelTrainingStatus, progress: &Progress) {
         total_epochs: *total_epochs,
         step: *step,
         total_steps: *total_steps,
-        samples_per_second: Some(samples_per_second.round()).filter(|rate| *rate > 0.0),
+        throughput: rounded(throughput),
         eta: eta_seconds.and_then(summary::duration),
         resumed_from: *resumed_from,
     });
     if data.rows_read > 0 {
         status.data = Some(data.clone());
     }
+    if let Some(estimate) = estimate {
+        status.estimate = Some(in_words(estimate));
+    }
     if !metrics.is_empty() {
         status.metrics.clone_from(metrics);
     }
     if !history.is_empty() {
         status.history = history.iter().take(MAX_HISTORY).cloned().collect();
+    }
+    if !samples.is_empty() {
+        status.samples = samples.iter().rev().take(MAX_SAMPLES).rev().map(bounded).collect();
     }
     if checkpoint.is_some() {
         status.checkpoint.clone_from(checkpoint);
@@ -100,6 +111,7 @@ fn report_of(status: &mut ModelTrainingStatus, report: &RunReport) {
     let RunReport {
         run: _,
         data,
+        estimate,
         metrics,
         epoch,
         total_epochs,
@@ -119,10 +131,13 @@ fn report_of(status: &mut ModelTrainingStatus, report: &RunReport) {
     progress.step = *step;
     progress.total_steps = *total_steps;
     progress.percent = if is_done { 100 } else { percent(*step, *total_steps) };
-    progress.samples_per_second = None;
+    progress.throughput = Throughput::default();
     progress.eta = None;
     if data.is_some() {
         status.data.clone_from(data);
+    }
+    if let Some(estimate) = estimate {
+        status.estimate = Some(in_words(estimate));
     }
     let final_metrics: BTreeMap<_, _> = metrics.clone();
     status.metrics.extend(final_metrics);
@@ -139,10 +154,46 @@ fn used(status: &mut ModelTrainingStatus, device: Option<&DeviceInfo>, peak_memo
     let resources = status.resources.get_or_insert_with(UsedResources::default);
     if let Some(device) = device {
         resources.device.clone_from(&device.name);
+        if let Some(bytes) = device.memory_bytes {
+            resources.device_memory = Some(summary::bytes(bytes));
+        }
     }
     if peak_memory_bytes > 0 {
         resources.peak_memory = Some(summary::bytes(peak_memory_bytes));
     }
+}
+
+/// Figures as exact as a person needs them.
+fn rounded(throughput: &Throughput) -> Throughput {
+    let Throughput { samples_per_second, tokens_per_second, tflops, mfu, data_wait, checkpoint_stall } = *throughput;
+    let whole = |rate: Option<f64>| rate.map(f64::round).filter(|rate| *rate > 0.0);
+    let thousandths = |share: f64| (share * 1000.0).round() / 1000.0;
+    Throughput {
+        samples_per_second: whole(samples_per_second),
+        tokens_per_second: whole(tokens_per_second),
+        tflops: tflops.map(thousandths).filter(|tflops| *tflops > 0.0),
+        mfu: mfu.map(thousandths),
+        data_wait: data_wait.map(thousandths),
+        checkpoint_stall: checkpoint_stall.map(thousandths),
+    }
+}
+
+fn in_words(estimate: &Estimate) -> TrainingEstimate {
+    let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *estimate;
+    TrainingEstimate {
+        parameters,
+        memory: summary::bytes(estimate.memory_bytes()),
+        weights: summary::bytes(weights_bytes),
+        gradients: summary::bytes(gradients_bytes),
+        optimizer: summary::bytes(optimizer_bytes),
+        activations: summary::bytes(activations_bytes),
+    }
+}
+
+/// A sample of no more than may be: what pods say is not trusted to be short.
+fn bounded(Sample { step, prompt, text }: &Sample) -> Sample {
+    let first = |text: &str, most| text.chars().take(most).collect();
+    Sample { step: *step, prompt: first(prompt, MAX_PROMPT_CHARACTERS), text: first(text, MAX_SAMPLE_CHARACTERS) }
 }
 
 fn percent(step: u64, total: u64) -> u32 {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use stoker_crds::{ModelTraining, Reason, training::status::StatusError};
+use stoker_crds::{ModelTraining, Reason, progress::Sample, training::status::StatusError};
 
 use super::*;
 use crate::{
@@ -90,6 +90,20 @@ fn a_run_that_has_failed() {
     let end = End::Failed { reason: "PodFailurePolicy".into(), message: "exit code 11".into() };
     let failed = failed_pod("digits-1-aaaaa", Reason::UnknownColumn, 11, 50);
     insta::assert_yaml_snapshot!(first(&observed(job(Some(end), 60), vec![failed])));
+}
+
+#[test]
+fn what_a_language_model_wrote_stays_in_status_bounded_whatever_a_pod_says() {
+    let mut progress = progress();
+    let sample = |step| Sample { step, prompt: "p".repeat(1000), text: "ä".repeat(5000) };
+    progress.samples = (1..=20).map(sample).collect();
+    let mut writing = training_pod();
+    writing.progress = Some(Arc::new(progress));
+    let status = first(&writing);
+    assert_eq!(status.samples.iter().map(|sample| sample.step).collect::<Vec<_>>(), (13..=20).collect::<Vec<_>>());
+    assert!(status.samples.iter().all(|sample| sample.prompt.len() == 200 && sample.text.chars().count() == 1000));
+    let done = after(60, &status, &observed(job(None, 120), vec![succeeded_pod()]));
+    assert_eq!(done.samples, status.samples);
 }
 
 #[test]

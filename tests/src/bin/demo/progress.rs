@@ -87,7 +87,7 @@ impl Line {
     }
 }
 
-/// Phase, percent, epoch, loss, metric and the time that is left.
+/// Phase, percent, epoch, loss, metric, speed and the time that is left.
 fn describe(status: &ModelTrainingStatus) -> String {
     let phase = status.phase.map_or_else(|| "Pending".to_owned(), |phase| format!("{phase:?}"));
     let TrainingSummary { progress, epoch, loss, metric, eta } = status.summary.clone().unwrap_or_default();
@@ -97,8 +97,16 @@ fn describe(status: &ModelTrainingStatus) -> String {
         epoch.map(|epoch| format!("epoch {epoch}")),
         loss.map(|loss| format!("loss {loss}")),
         metric,
+        pace(status),
         eta.map(|eta| format!("{eta} left")),
         status.error.as_ref().map(|error| error.reason.to_string()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+}
+
+/// Tokens or rows per second.
+fn pace(status: &ModelTrainingStatus) -> Option<String> {
+    let throughput = status.progress.as_ref()?.throughput;
+    let tokens = throughput.tokens_per_second.map(|tokens| format!("{tokens:.0} tokens/s"));
+    tokens.or_else(|| Some(format!("{:.0} rows/s", throughput.samples_per_second?)))
 }

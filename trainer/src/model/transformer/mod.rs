@@ -3,6 +3,7 @@
 mod attention;
 mod block;
 mod feed_forward;
+mod generate;
 mod hugging_face;
 mod initial;
 mod layout;
@@ -20,10 +21,12 @@ use burn::{
 };
 use stoker_crds::training::model::{PositionEncoding, TransformerConfig};
 
+pub(super) use self::size::{attention_flops, training_activations};
 use self::{block::Block, initial::Initial, norm::Norm, rotary::Rotary};
 pub use self::{
+    generate::Generation,
     hugging_face::{HuggingFaceError, from_hugging_face_config, to_hugging_face_config},
-    size::{TrainingMemory, parameter_count, training_memory},
+    size::parameter_count,
 };
 use super::ops;
 

@@ -2,10 +2,13 @@
 
 use stoker_crds::training::model::{Normalization, PositionEncoding, TransformerActivation, TransformerConfig};
 
-use super::ops;
+use crate::model::{
+    estimate::{Activations, Workload},
+    ops,
+};
 
-/// Bytes of a 32-bit float.
-const FLOAT: u128 = 4;
+/// The logits that stand in memory at a time where the loss is fused; of a very large vocabulary they are more.
+const FUSED_LOGITS: u128 = 4 << 20;
 
 /// The parameters of a transformer, all together: what is written to a file.
 ///
@@ -18,49 +21,29 @@ pub fn parameter_count(config: &TransformerConfig, vocabulary: u32) -> u64 {
     clamp(Sizes::of(config, vocabulary).parameters())
 }
 
-/// What a training holds in the device's memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrainingMemory {
-    /// The weights.
-    pub weights: u64,
-    /// Their gradients.
-    pub gradients: u64,
-    /// Adam's two running means.
-    pub optimizer: u64,
-    /// What the forward pass keeps for the backward pass.
-    pub activations: u64,
-}
-
-impl TrainingMemory {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        [self.gradients, self.optimizer, self.activations]
-            .iter()
-            .fold(self.weights, |sum, part| sum.saturating_add(*part))
-    }
-}
-
-/// About what it takes to train a transformer with Adam on batches of `[batch, length]` tokens, in 32-bit floats.
+/// What the forward pass of a training keeps for the backward pass.
 ///
-/// With p parameters (see [`parameter_count`]), weights and gradients are 4p bytes each and the optimizer's state is 8p. The
-/// activations are what the operations of this crate keep when none is fused, with n = batch · length tokens:
-/// - in each block, for each token: 8w for normalizations, queries and the inputs of linear layers, 2s for keys and values, 5u
-///   inside the feed-forward layer, and 2 · heads · length for attention;
+/// With n = batch · context tokens, widths as at [`parameter_count`], and GELU (SwiGLU: one more u):
+/// - in each block, for each token, where the operations are fused: 6w + 2s for normalizations, queries, keys, values and the
+///   inputs of linear layers (with rotary positions w + s more), one number per head, and 2u inside the feed-forward layer;
+/// - where they are composed of elementary ones: 8w + 2s, 5u, and 2 · heads · context for attention;
 /// - 4w for each token before and after the blocks;
-/// - the logits of the chunk of tokens that the loss is computed on at a time, with two tensors as large, and a gradient of
-///   the vocabulary's matrix.
+/// - the logits of the chunk of tokens that the loss is computed on at a time, where nothing is fused with two tensors as
+///   large, and a gradient of the vocabulary's matrix.
 ///
-/// Dropout keeps 3w more per block and token. What an allocator holds in reserve, and what a device needs for itself, comes on
-/// top.
-pub fn training_memory(config: &TransformerConfig, vocabulary: u32, batch: u32, length: u32) -> TrainingMemory {
+/// Dropout keeps 3w more per block and token. What surely is kept are the inputs of the linear layers: 3w + u.
+pub(in crate::model) fn training_activations(
+    config: &TransformerConfig,
+    vocabulary: u32,
+    workload: Workload,
+) -> Activations {
     let sizes = Sizes::of(config, vocabulary);
-    let parameters = sizes.parameters();
-    TrainingMemory {
-        weights: clamp(FLOAT.saturating_mul(parameters)),
-        gradients: clamp(FLOAT.saturating_mul(parameters)),
-        optimizer: clamp((2 * FLOAT).saturating_mul(parameters)),
-        activations: clamp(FLOAT.saturating_mul(sizes.activations(batch.into(), length.into()))),
-    }
+    Activations { estimated: clamp(sizes.activations(workload)), least: clamp(sizes.inputs(workload)) }
+}
+
+/// The floating-point operations of attention for each token, forward and backward: 12 · layers · width · context.
+pub(in crate::model) fn attention_flops(config: &TransformerConfig) -> f64 {
+    12.0 * f64::from(config.layers) * f64::from(config.width) * f64::from(config.context)
 }
 
 fn clamp(number: u128) -> u64 {
@@ -112,14 +95,32 @@ impl<'a> Sizes<'a> {
         blocks.saturating_add(matrices * vocabulary * width + positions + norm)
     }
 
-    fn activations(&self, batch: u128, length: u128) -> u128 {
+    fn activations(&self, workload: Workload) -> u128 {
         let Self { config, vocabulary, layers, width, units, shared } = *self;
-        let tokens = batch * length;
+        let (tokens, heads, context) = (self.tokens(workload), u128::from(config.heads), u128::from(config.context));
+        let gated = if config.activation == TransformerActivation::SwiGLU { units } else { 0 };
         let dropout = if config.dropout > 0.0 { 3 * width } else { 0 };
-        let block = 8 * width + 2 * shared + 5 * units + 2 * u128::from(config.heads) * length + dropout;
-        let logits = (tokens * vocabulary).min(ops::CHUNK_LOGITS as u128);
-        let blocks = (layers * tokens).saturating_mul(block);
-        blocks.saturating_add(4 * width * tokens + 3 * logits + vocabulary * width)
+        let rotated = match config.positions {
+            PositionEncoding::Learned => 0,
+            PositionEncoding::Rotary(_) => width + shared,
+        };
+        let logits = tokens * vocabulary;
+        let (block, logits) = if workload.is_fused {
+            (6 * width + 2 * shared + rotated + heads + 2 * units + gated, logits.min(FUSED_LOGITS))
+        } else {
+            (8 * width + 2 * shared + 5 * units + 2 * heads * context, 3 * logits.min(ops::CHUNK_LOGITS as u128))
+        };
+        let blocks = (layers * tokens).saturating_mul(block + dropout);
+        blocks.saturating_add(4 * width * tokens + logits + vocabulary * width)
+    }
+
+    /// The inputs of the blocks' matrices.
+    fn inputs(&self, workload: Workload) -> u128 {
+        (self.layers * self.tokens(workload)).saturating_mul(3 * self.width + self.units)
+    }
+
+    fn tokens(&self, workload: Workload) -> u128 {
+        u128::from(workload.batch) * u128::from(self.config.context)
     }
 }
 
@@ -183,15 +184,20 @@ mod tests {
     }
 
     #[test]
-    fn a_training_holds_four_times_the_weights_and_activations_that_grow_with_the_batch() {
-        let config = preset(Preset::Gpt2);
-        let small = training_memory(&config, 50_257, 1, 1024);
-        assert_eq!(small.weights, 4 * 124_439_808);
-        assert_eq!(small.total() - small.activations, 4 * small.weights);
-        let large = training_memory(&config, 50_257, 9, 1024);
-        // 12 blocks · 1024 tokens · (8·768 + 2·768 + 5·3072 + 2·12·1024) + 1024 · 4·768, in 32-bit floats.
-        let sequence = 4 * (12 * 1024 * (6144 + 1536 + 15_360 + 24_576) + 1024 * 3072);
-        assert_eq!(large.activations - small.activations, 8 * sequence);
+    fn activations_grow_with_the_batch_by_what_the_operations_keep() {
+        let growth = |config: &TransformerConfig, is_fused| {
+            let of = |batch| training_activations(config, 50_257, Workload { batch, optimizer_states: 2, is_fused });
+            let (small, large) = (of(1000), of(1001));
+            (large.estimated - small.estimated, large.least - small.least)
+        };
+        // For each of 1024 tokens 12 blocks, and 4·768 outside of them.
+        let gpt2 = preset(Preset::Gpt2);
+        let least = 1024 * 12 * (3 * 768 + 3072);
+        assert_eq!(growth(&gpt2, true), (1024 * (12 * (6 * 768 + 2 * 768 + 12 + 2 * 3072) + 4 * 768), least));
+        assert_eq!(growth(&gpt2, false), (1024 * (12 * (8 * 768 + 2 * 768 + 5 * 3072 + 24 * 1024) + 4 * 768), least));
+        let smollm = preset(Preset::SmolLm2);
+        let block = 6 * 576 + 2 * 192 + (576 + 192) + 9 + 3 * 1536;
+        assert_eq!(growth(&smollm, true).0, 8192 * (30 * block + 4 * 576));
     }
 
     #[test]
@@ -206,6 +212,10 @@ mod tests {
             ..preset(Preset::Gpt2)
         };
         assert_eq!(parameter_count(&config, u32::MAX), u64::MAX);
-        assert_eq!(training_memory(&config, u32::MAX, u32::MAX, u32::MAX).total(), u64::MAX);
+        for is_fused in [true, false] {
+            let workload = Workload { batch: u32::MAX, optimizer_states: 2, is_fused };
+            let activations = training_activations(&config, u32::MAX, workload);
+            assert_eq!((activations.estimated, activations.least), (u64::MAX, u64::MAX));
+        }
     }
 }

@@ -10,12 +10,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stoker_crds::{
     Progress,
     metric::{LOSS, Split},
-    progress::Stage,
+    progress::{Estimate, Sample, Stage, Throughput},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::run::Tracker;
+use crate::{run::Tracker, training::Size};
 
 /// How often the line moves.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ impl Terminal {
         let ended = done.clone();
         let painter = tokio::spawn(async move {
             let bar = bar(&name);
-            let mut said = String::new();
+            let mut said = Said::default();
             while !ended.is_cancelled() {
                 paint(&bar, &tracker.progress(), &mut said);
                 tokio::select! {
@@ -64,18 +64,56 @@ fn bar(name: &str) -> ProgressBar {
     bar
 }
 
-fn paint(bar: &ProgressBar, progress: &Progress, said: &mut String) {
+/// What was said that stays.
+#[derive(Default)]
+struct Said {
+    line: String,
+    estimate: Option<Estimate>,
+    /// The step of the last samples.
+    samples: u64,
+}
+
+fn paint(bar: &ProgressBar, progress: &Progress, said: &mut Said) {
+    if progress.estimate != said.estimate {
+        said.estimate = progress.estimate;
+        say(bar, &progress.estimate.as_ref().map(size).unwrap_or_default());
+    }
+    for sample in progress.samples.iter().filter(|sample| sample.step > said.samples) {
+        say(bar, &written(sample));
+    }
+    said.samples = progress.samples.last().map_or(said.samples, |sample| sample.step);
     bar.set_length(progress.total_steps.max(1));
     bar.set_position(progress.step);
     bar.set_message(line(progress));
     if bar.is_hidden() {
         let tenth = progress.step * 10 / progress.total_steps.max(1);
         let key = format!("{:?} {tenth}", progress.stage);
-        if key != *said {
+        if key != said.line {
             eprintln!("{}  {}%  {}", bar.prefix(), tenth * 10, line(progress));
-            *said = key;
+            said.line = key;
         }
     }
+}
+
+/// A line that stays, above the one that moves.
+fn say(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
+}
+
+fn size(estimate: &Estimate) -> String {
+    let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *estimate;
+    format!(
+        "{parameters} parameters; training takes about {} of memory: weights {}, gradients {}, optimizer {}, activations {}",
+        Size(estimate.memory_bytes()),
+        Size(weights_bytes),
+        Size(gradients_bytes),
+        Size(optimizer_bytes),
+        Size(activations_bytes),
+    )
+}
+
+fn written(Sample { step, prompt, text }: &Sample) -> String {
+    format!("step {step}: {prompt} → {text}")
 }
 
 fn line(progress: &Progress) -> String {
@@ -84,13 +122,27 @@ fn line(progress: &Progress) -> String {
         Stage::Training => {
             let loss = loss(progress).map(|loss| format!(" · loss {loss:.4}")).unwrap_or_default();
             let eta = progress.eta_seconds.map(|eta| format!(" · {eta:.0} s left")).unwrap_or_default();
-            let samples = if is_text(progress) { "sequences" } else { "rows" };
-            let pace = format!("{:.0} {samples}/s", progress.samples_per_second);
-            format!("epoch {}/{}{loss} · {pace}{eta}", progress.epoch, progress.total_epochs)
+            format!("epoch {}/{}{loss}{}{eta}", progress.epoch, progress.total_epochs, pace(&progress.throughput))
         }
         Stage::Evaluating => "evaluating".into(),
         Stage::Publishing => "publishing".into(),
     }
+}
+
+fn pace(throughput: &Throughput) -> String {
+    let Throughput { samples_per_second, tokens_per_second, tflops, mfu, data_wait, checkpoint_stall } = *throughput;
+    let speed = match (tokens_per_second, samples_per_second) {
+        (Some(tokens), _) => Some(format!("{tokens:.0} tokens/s")),
+        (None, samples) => samples.map(|samples| format!("{samples:.0} rows/s")),
+    };
+    let computed = match mfu {
+        Some(mfu) => Some(format!("{:.0} % MFU", mfu * 100.0)),
+        None => tflops.filter(|tflops| *tflops >= 0.001).map(|tflops| format!("{tflops:.3} TFLOP/s")),
+    };
+    // A wait that nobody would notice is not worth the place.
+    let share = |share: Option<f64>, what| share.filter(|s| *s >= 0.02).map(|s| format!("{:.0} % {what}", s * 100.0));
+    let parts = [speed, computed, share(data_wait, "waiting for data"), share(checkpoint_stall, "checkpoints")];
+    parts.into_iter().flatten().map(|part| format!(" · {part}")).collect()
 }
 
 /// Whether it is a language model that is trained.
@@ -184,6 +236,23 @@ mod tests {
         ] {
             assert_eq!(seen_from(Path::new(folder), Path::new(program)).as_os_str(), expected);
         }
+    }
+
+    #[test]
+    fn the_line_shows_what_is_known_and_worth_the_place() {
+        let rows = Throughput { samples_per_second: Some(90_123.4), data_wait: Some(0.01), ..Throughput::default() };
+        assert_eq!(pace(&rows), " · 90123 rows/s");
+        let text = Throughput {
+            samples_per_second: Some(10.0),
+            tokens_per_second: Some(1280.0),
+            tflops: Some(0.123_45),
+            mfu: None,
+            data_wait: Some(0.251),
+            checkpoint_stall: Some(0.02),
+        };
+        assert_eq!(pace(&text), " · 1280 tokens/s · 0.123 TFLOP/s · 25 % waiting for data · 2 % checkpoints");
+        assert!(pace(&Throughput { mfu: Some(0.401), ..text }).starts_with(" · 1280 tokens/s · 40 % MFU · 25 %"));
+        assert_eq!(pace(&Throughput::default()), "");
     }
 
     #[test]

@@ -171,7 +171,8 @@ fn early_stopping_ends_the_run_and_restores_the_best_model() {
     let losses = watch.seen().values(Split::Validation, LOSS);
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
     assert!(losses.len() < 10_000, "it did not stop");
-    assert_eq!(fitted.best_epoch, Some(losses.len() as u32 - 5));
+    // One step an epoch.
+    assert_eq!(fitted.best_step, Some(losses.len() as u64 - 5));
     assert_eq!(losses[losses.len() - 6], best);
     let restored = evaluate(&fitted.predictor, &validation, &|_| {}).unwrap().metrics[LOSS];
     assert_eq!(restored, best);
@@ -205,18 +206,7 @@ fn a_training_that_diverges_says_where_and_leaves_no_checkpoint_that_is_not_fini
         assert_eq!(error.reason(), Reason::Diverged);
         assert!(*step > 0 && checkpoint.is_none_or(|checkpoint| checkpoint < *step), "{error}");
         assert!(error.to_string().contains(&format!("at step {step}: lower")), "{error}");
-        for step in run.steps() {
-            let opened = super::RUNTIME.block_on(artifact::open(&run.folder.join(&step.to_string()), None));
-            // The last one may still be on its way: without a manifest it does not exist.
-            let Ok(checkpoint) = opened else {
-                assert!(matches!(opened, Err(artifact::ArtifactError::NotFound { .. })));
-                continue;
-            };
-            let file = safetensors::SafeTensors::deserialize(checkpoint.file("model.safetensors").unwrap()).unwrap();
-            for (name, view) in file.iter() {
-                assert!(crate::model::values(&view).iter().all(|value| value.is_finite()), "{step}: {name}");
-            }
-        }
+        run.assert_finite_checkpoints();
     }
 }
 

@@ -1,7 +1,9 @@
 //! Whole trainings on small data.
 
+mod evaluation;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod language;
 mod learning;
 mod optimizers;
 mod resume;
@@ -17,7 +19,7 @@ use stoker_crds::{
     TrainConfig,
     artifact::CheckpointRef,
     metric::{Metrics, Split},
-    progress::HistoryPoint,
+    progress::{Estimate, HistoryPoint, Sample},
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Batch, Dataset, Event, Fitted, Problem, RowBatch, Surroundings, TrainError, Watch, fit};
 use crate::{
+    artifact,
     data::DataError,
     model::to_safetensors,
     storage::{Access, Folder},
@@ -78,7 +81,7 @@ fn surface(rows: usize, seed: u64) -> Table {
 }
 
 /// A configuration with these parts of the spec; all else is of no matter here.
-fn config(task: &str, model: Value, train: Value, checkpoint: Value) -> TrainConfig {
+pub(super) fn config(task: &str, model: Value, train: Value, checkpoint: Value) -> TrainConfig {
     serde_json::from_value(json!({
         "run": {"namespace": "default", "training": "test", "uid": "8a6e0804", "number": 1},
         "task": task,
@@ -142,8 +145,19 @@ impl Run {
         [inputs, targets]: [usize; 2],
         watch: &Recorder,
     ) -> Result<Fitted, TrainError> {
-        let problem =
-            Problem { train, validation, inputs, targets, restore_targets: &|_| {}, fingerprint: "sha256:of-the-data" };
+        let problem = Problem {
+            train,
+            validation,
+            inputs,
+            targets,
+            restore_targets: &|_| {},
+            tokenizer: None,
+            fingerprint: "sha256:of-the-data",
+        };
+        self.fit_problem(config, problem, watch)
+    }
+
+    fn fit_problem(&self, config: &TrainConfig, problem: Problem<'_>, watch: &Recorder) -> Result<Fitted, TrainError> {
         let surroundings = Surroundings {
             device: &self.device,
             checkpoints: &self.folder,
@@ -152,6 +166,22 @@ impl Run {
             stop: &watch.stop,
         };
         fit(config, problem, surroundings)
+    }
+
+    /// Checks that no weight of a checkpoint is infinite or NaN.
+    fn assert_finite_checkpoints(&self) {
+        for step in self.steps() {
+            let opened = RUNTIME.block_on(artifact::open(&self.folder.join(&step.to_string()), None));
+            // The last one may still be on its way: without a manifest it does not exist.
+            let Ok(checkpoint) = opened else {
+                assert!(matches!(opened, Err(artifact::ArtifactError::NotFound { .. })));
+                continue;
+            };
+            let file = safetensors::SafeTensors::deserialize(checkpoint.file("model.safetensors").unwrap()).unwrap();
+            for (name, view) in file.iter() {
+                assert!(crate::model::values(&view).iter().all(|value| value.is_finite()), "{step}: {name}");
+            }
+        }
     }
 
     /// The steps of the checkpoints in storage.
@@ -182,6 +212,10 @@ struct Seen {
     resumed_from: Option<u64>,
     total_steps: u64,
     steps: Vec<u64>,
+    /// The training loss that was told at each of those steps.
+    losses: Vec<Option<f64>>,
+    estimate: Option<Estimate>,
+    samples: Vec<Sample>,
     points: Vec<HistoryPoint>,
     checkpoints: Vec<CheckpointRef>,
     warnings: Vec<String>,
@@ -216,8 +250,10 @@ impl Watch for Recorder {
                 seen.total_steps = total_steps;
                 seen.resumed_from = resumed_from.map(|checkpoint| checkpoint.step);
             }
-            Event::Stepped { step, .. } => {
+            Event::Estimated(estimate) => seen.estimate = Some(*estimate),
+            Event::Stepped { step, loss, .. } => {
                 seen.steps.push(step);
+                seen.losses.push(loss);
                 drop(seen);
                 if self.stop_at == Some(step) {
                     self.stop.cancel();
@@ -226,7 +262,10 @@ impl Watch for Recorder {
                     on_step(step);
                 }
             }
-            Event::EpochDone { point, .. } => seen.points.push(point.clone()),
+            Event::Evaluated { point, samples, .. } => {
+                seen.points.push(point.clone());
+                seen.samples = samples.to_vec();
+            }
             Event::Checkpointed(checkpoint) => seen.checkpoints.push(checkpoint.clone()),
             Event::Warning(warning) => seen.warnings.push(warning.to_owned()),
         }

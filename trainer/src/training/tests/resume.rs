@@ -57,7 +57,7 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
 
         assert!(weights(&fitted) == weights(&expected), "{optimizer}: the weights differ");
         assert_eq!(points, whole.seen().points, "{optimizer}");
-        assert_eq!(fitted.best_epoch, expected.best_epoch);
+        assert_eq!(fitted.best_step, expected.best_step);
         assert_eq!(last.seen().steps, (13..=20).collect::<Vec<_>>());
     }
 }
@@ -70,7 +70,7 @@ fn a_finished_run_is_not_trained_again() {
     let second = run.fit_watched(&config, &train, &blobs(30, 2), &watch).unwrap();
     assert!(watch.seen().steps.is_empty());
     assert_eq!(weights(&first), weights(&second));
-    assert_eq!((first.step, first.best_epoch), (second.step, second.best_epoch));
+    assert_eq!((first.step, first.best_step), (second.step, second.best_step));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_run_that_early_stopping_ended_stays_ended() {
     config.train.early_stopping.as_mut().unwrap().patience = 1;
     let (train, run) = (blobs(70, 1), Run::new());
     let first = run.fit(&config, &train, &blobs(30, 2)).unwrap();
-    assert_eq!((first.epoch, first.best_epoch, first.step), (2, Some(1), 10));
+    assert_eq!((first.epoch, first.best_step, first.step), (2, Some(5), 10));
     let watch = Recorder::default();
     let second = run.fit_watched(&config, &train, &blobs(30, 2), &watch).unwrap();
     assert!(watch.seen().steps.is_empty());

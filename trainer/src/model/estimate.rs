@@ -1,0 +1,197 @@
+//! How large a model is, and what its training takes, before there is one.
+
+use burn::tensor::Device;
+use stoker_crds::{
+    progress::Estimate,
+    training::model::{Mlp, TransformerConfig},
+};
+
+use super::{
+    Architecture, RowLayers, RowModel, ops,
+    transformer::{attention_flops, parameter_count, training_activations},
+};
+
+/// Bytes of a 32-bit float.
+const FLOAT: u64 = 4;
+
+/// What a training makes a device hold, besides the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Rows or sequences of a step.
+    pub batch: u32,
+    /// How many numbers the optimizer keeps for each weight.
+    pub optimizer_states: u32,
+    /// Whether the operations of a transformer are fused on the device, and keep less for the backward pass.
+    pub is_fused: bool,
+}
+
+impl Workload {
+    /// The work of batches of so many samples on a device.
+    pub fn new(batch: u32, optimizer_states: u32, device: &Device) -> Self {
+        Self { batch, optimizer_states, is_fused: ops::are_fused(device) }
+    }
+}
+
+/// What a forward pass keeps for the backward pass, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Activations {
+    /// About all of it.
+    pub(super) estimated: u64,
+    /// What no implementation can do without: the inputs of the matrices, of which their gradients are made.
+    pub(super) least: u64,
+}
+
+impl Architecture {
+    /// How large the model is, and about what it takes to train it in 32-bit floats.
+    ///
+    /// With p parameters, weights and gradients are 4p bytes each, and each number that the optimizer keeps for a weight is 4p
+    /// more. An mlp keeps the inputs of its layers, and twice their outputs for activation and dropout; `transformer/size.rs`
+    /// says what is counted of a transformer. What an allocator holds in reserve, a checkpoint that is
+    /// being written, and what the program itself needs come on top.
+    pub fn estimate(&self, workload: Workload) -> Estimate {
+        let parameters = self.parameter_count();
+        let weights_bytes = parameters.saturating_mul(FLOAT);
+        Estimate {
+            parameters,
+            weights_bytes,
+            gradients_bytes: weights_bytes,
+            optimizer_bytes: weights_bytes.saturating_mul(workload.optimizer_states.into()),
+            activations_bytes: self.activations(workload).estimated.saturating_mul(FLOAT),
+        }
+    }
+
+    /// The bytes that such a training surely needs: weights, gradients, the optimizer's state, and the inputs of the matrices.
+    pub fn least_memory(&self, workload: Workload) -> u64 {
+        let least = self.activations(workload).least.saturating_mul(FLOAT);
+        Estimate { activations_bytes: least, ..self.estimate(workload) }.memory_bytes()
+    }
+
+    /// The largest batch, up to that of the workload, whose estimate is not above so many bytes; `None` if not even one sample
+    /// is.
+    pub fn fitting_batch(&self, workload: Workload, bytes: u64) -> Option<u32> {
+        let fits = |batch: &u32| self.estimate(Workload { batch: *batch, ..workload }).memory_bytes() <= bytes;
+        let (mut fitting, mut above) = (0, workload.batch.saturating_add(1));
+        while above - fitting > 1 {
+            let middle = fitting + (above - fitting) / 2;
+            if fits(&middle) { fitting = middle } else { above = middle }
+        }
+        (fitting > 0).then_some(fitting)
+    }
+
+    /// The numbers that the model has.
+    pub fn parameter_count(&self) -> u64 {
+        match self {
+            Self::Rows(rows) => layer_widths(rows).map(|[input, output]| (input + 1).saturating_mul(output)).sum(),
+            Self::Language(language) => parameter_count(language.transformer(), language.vocabulary()),
+        }
+    }
+
+    /// The floating-point operations that a step needs for each sample, forward and backward: 6 per parameter and row or
+    /// token, and for attention 12 · layers · width · context per token (PaLM, Chowdhery et al., 2022, appendix B).
+    pub fn step_flops(&self) -> f64 {
+        let dense = 6.0 * self.parameter_count() as f64;
+        match self {
+            Self::Rows(_) => dense,
+            Self::Language(language) => {
+                let config: &TransformerConfig = language.transformer();
+                f64::from(config.context) * (dense + attention_flops(config))
+            }
+        }
+    }
+
+    fn activations(&self, workload: Workload) -> Activations {
+        match self {
+            Self::Rows(rows) => {
+                let batch = u64::from(workload.batch);
+                let (inputs, outputs) =
+                    layer_widths(rows).fold((0, 0), |(inputs, outputs), [i, o]| (inputs + i, outputs + o));
+                Activations {
+                    estimated: batch.saturating_mul(inputs + 2 * outputs),
+                    least: batch.saturating_mul(inputs),
+                }
+            }
+            Self::Language(language) => training_activations(language.transformer(), language.vocabulary(), workload),
+        }
+    }
+}
+
+/// Inputs and outputs of each layer.
+fn layer_widths(rows: &RowModel) -> impl Iterator<Item = [u64; 2]> + use<> {
+    let RowModel { model: RowLayers::Mlp(Mlp { hidden, .. }), input_width, output_width, .. } = rows;
+    let hidden = hidden.iter().map(|width| u64::from(*width));
+    let widths: Vec<u64> = [*input_width as u64].into_iter().chain(hidden).chain([*output_width as u64]).collect();
+    (1..widths.len()).map(move |layer| [widths[layer - 1], widths[layer]])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use serde_json::json;
+    use stoker_crds::training::{
+        Model, Task,
+        model::{Preset, Transformer as Spec},
+        optimize::Loss,
+    };
+
+    use super::*;
+
+    fn mlp() -> Architecture {
+        let spec = serde_json::from_value(json!({"hidden": [64, 32]})).unwrap();
+        Architecture::new(Model::Mlp(spec), Task::Classification, Loss::CrossEntropy, 20, 10).unwrap()
+    }
+
+    fn gpt2() -> Architecture {
+        let config = Spec { preset: Some(Preset::Gpt2), ..Spec::default() }.resolve().unwrap();
+        Architecture::language(config, 50_257).unwrap()
+    }
+
+    const WORKLOAD: Workload = Workload { batch: 8, optimizer_states: 2, is_fused: true };
+
+    #[test]
+    fn the_parameters_of_an_mlp_are_those_of_the_real_module() {
+        let module = mlp().init(1, &Device::flex());
+        assert_eq!(mlp().parameter_count(), module.num_params() as u64);
+        // 20·64 + 64 + 64·32 + 32 + 32·10 + 10.
+        assert_eq!(mlp().parameter_count(), 3754);
+    }
+
+    #[test]
+    fn the_memory_is_that_of_weights_gradients_states_and_activations() {
+        let estimate = mlp().estimate(WORKLOAD);
+        assert_eq!(
+            (estimate.weights_bytes, estimate.gradients_bytes, estimate.optimizer_bytes),
+            (15_016, 15_016, 30_032)
+        );
+        // 8 rows of the inputs 20 + 64 + 32, and twice of the outputs 64 + 32 + 10.
+        assert_eq!(estimate.activations_bytes, 4 * 8 * (116 + 212));
+        assert_eq!(estimate.memory_bytes(), 60_064 + 10_496);
+        assert_eq!(mlp().least_memory(WORKLOAD), 60_064 + 4 * 8 * 116);
+        let sgd = Workload { optimizer_states: 0, ..WORKLOAD };
+        assert_eq!(mlp().estimate(sgd).optimizer_bytes, 0);
+    }
+
+    #[test]
+    fn the_largest_batch_that_fits_is_found_to_the_byte() {
+        for architecture in [mlp(), gpt2()] {
+            for batch in [1, 2, 5, 1000] {
+                let bytes = architecture.estimate(Workload { batch, ..WORKLOAD }).memory_bytes();
+                let fitting = |bytes| architecture.fitting_batch(Workload { batch: 1000, ..WORKLOAD }, bytes);
+                assert_eq!(fitting(bytes), Some(batch));
+                assert_eq!(fitting(bytes - 1), (batch > 1).then(|| batch - 1));
+            }
+        }
+        let most = Workload { batch: u32::MAX, ..WORKLOAD };
+        assert_eq!(
+            mlp().fitting_batch(most, u64::MAX),
+            Some(u32::MAX - 1),
+            "the last one cannot be told from one more"
+        );
+    }
+
+    /// 124,439,808 parameters, 12 layers of width 768, a context of 1024: 6·N + 12·L·w·T for each of 1024 tokens.
+    #[test]
+    fn the_operations_of_a_step_are_those_of_palms_appendix() {
+        assert_eq!(gpt2().step_flops(), 1024.0 * (6.0 * 124_439_808.0 + 12.0 * 12.0 * 768.0 * 1024.0));
+        assert_eq!(mlp().step_flops(), 6.0 * 3754.0);
+    }
+}

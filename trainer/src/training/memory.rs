@@ -1,0 +1,196 @@
+//! Whether a training fits the memory of what it computes on.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use burn::tensor::Device;
+use stoker_crds::{Reason, TrainConfig, progress::Estimate};
+
+use super::{TrainError, optimizer::states_per_weight};
+use crate::model::{Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory};
+
+/// The memory that a training is estimated to take, beside the memory that there is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryNeed {
+    /// What it is estimated to take.
+    pub estimate: Estimate,
+    /// The bytes that it surely takes.
+    pub least: u64,
+    /// The bytes that there are, if that is known.
+    pub total: Option<u64>,
+    /// The largest batch, up to that of the configuration, that is estimated to fit.
+    pub fitting_batch: Option<u32>,
+    batch: u32,
+    is_gpu: bool,
+    device: String,
+}
+
+impl MemoryNeed {
+    /// That of a configuration on a device.
+    pub(super) fn new(config: &TrainConfig, architecture: &Architecture, device: &Device) -> Self {
+        Self::within(config, architecture, device, total_memory(device))
+    }
+
+    pub(super) fn within(
+        config: &TrainConfig,
+        architecture: &Architecture,
+        device: &Device,
+        total: Option<u64>,
+    ) -> Self {
+        let workload = Workload::new(config.train.batch_size, states_per_weight(&config.train.optimizer), device);
+        Self {
+            estimate: architecture.estimate(workload),
+            least: architecture.least_memory(workload),
+            total,
+            fitting_batch: total.and_then(|total| architecture.fitting_batch(workload, total)),
+            batch: workload.batch,
+            is_gpu: is_gpu(device),
+            device: device_info(device).name,
+        }
+    }
+
+    /// Refuses what surely does not fit. What the estimate alone says too much for is tried: it is not exact.
+    ///
+    /// # Errors
+    /// If there is less memory than the training surely takes.
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        match self.total {
+            Some(total) if self.least > total => Err(TrainError::TooLarge(Box::new(self.clone()))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a person should know although the training is tried.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.total
+            .is_some_and(|total| self.estimate.memory_bytes() > total)
+            .then(|| format!("the training may need more memory than there is: {self}"))
+    }
+
+    /// Runs what may fill the device's memory; where it does, the error tells this need. Some of burn's backends say so by a
+    /// panic.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub(super) fn explain<T>(&self, work: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
+        // Nothing of the work is looked at after a panic.
+        let said = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Err(TrainError::Model(error))) if error.reason() == Reason::OutOfDeviceMemory => error.to_string(),
+            Ok(result) => return result,
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                match text.or_else(|| panic.downcast_ref::<&str>().copied()).filter(|text| says_out_of_memory(text)) {
+                    Some(text) => text.to_owned(),
+                    None => resume_unwind(panic),
+                }
+            }
+        };
+        tracing::error!("the device's memory is full: {said}");
+        // The estimate was too low: half of the batch is the next thing to try.
+        let fitting_batch = self.fitting_batch.unwrap_or(self.batch).min(self.batch / 2);
+        let need = Self { fitting_batch: (fitting_batch > 0).then_some(fitting_batch), ..self.clone() };
+        Err(TrainError::OutOfDeviceMemory(Box::new(need)))
+    }
+
+    /// The reason that is reported where the memory does not suffice.
+    pub fn reason(&self) -> Reason {
+        if self.is_gpu { Reason::OutOfDeviceMemory } else { Reason::OutOfMemory }
+    }
+}
+
+/// The numbers, and what to do.
+impl fmt::Display for MemoryNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = self.estimate;
+        write!(
+            f,
+            "{parameters} parameters at train.batchSize {} are estimated to take {} (weights {}, gradients {}, optimizer {}, \
+             activations {})",
+            self.batch,
+            Size(self.estimate.memory_bytes()),
+            Size(weights_bytes),
+            Size(gradients_bytes),
+            Size(optimizer_bytes),
+            Size(activations_bytes),
+        )?;
+        if let Some(total) = self.total {
+            let whose = if self.is_gpu { self.device.as_str() } else { "this machine or its container" };
+            write!(f, ", and {whose} has {}", Size(total))?;
+        }
+        let more = if self.is_gpu { "a GPU with more memory" } else { "more resources.memory" };
+        match self.fitting_batch {
+            Some(batch) => write!(f, ": set train.batchSize to {batch} or less, or take {more}"),
+            None => write!(f, ": no batch fits, so take a smaller model or context, or {more}"),
+        }
+    }
+}
+
+/// An amount of memory, as Kubernetes writes it.
+pub(crate) struct Size(pub(crate) u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("Gi", 1_u64 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+        match units.into_iter().find(|(_, size)| self.0 >= *size) {
+            Some((unit, size)) => write!(f, "{:.1}{unit}", self.0 as f64 / size as f64),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::training::tests::config;
+
+    /// 100·1000 + 1000 + 1000·10 + 10 = 111,010 parameters: 433.6 Ki of weights, gradients, and two states of Adam each.
+    fn need(batch: u32, total: u64) -> MemoryNeed {
+        let train = json!({"loss": "MSE", "batchSize": batch, "optimizer": {"adam": {}}});
+        let config = config("Regression", json!({"hidden": [1000]}), train, json!({}));
+        let architecture = Architecture::new(config.model.clone(), config.task, config.train.loss, 100, 10).unwrap();
+        MemoryNeed::within(&config, &architecture, &Device::flex(), Some(total))
+    }
+
+    #[test]
+    fn what_surely_does_not_fit_is_refused_with_the_numbers_and_a_batch_that_fits() {
+        // Weights and the like take 1.7 Mi; a row surely takes 1100 numbers, and is estimated to take 3120.
+        let error = need(4096, 16 << 20).check().unwrap_err();
+        assert_eq!(error.reason(), Reason::OutOfMemory);
+        for part in ["111010 parameters at train.batchSize 4096", "weights 433.6Ki", "optimizer 867.3Ki", "16.0Mi"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let batch = need(4096, 16 << 20).fitting_batch.unwrap();
+        assert!(error.to_string().contains(&format!("set train.batchSize to {batch} or less")), "{error}");
+        assert!(need(batch, 16 << 20).warning().is_none() && need(batch + 1, 16 << 20).warning().is_some());
+
+        let error = need(1, 1 << 20).check().unwrap_err().to_string();
+        assert!(error.contains("no batch fits"), "{error}");
+    }
+
+    #[test]
+    fn what_may_fit_is_tried_and_what_is_estimated_not_to_is_told() {
+        assert!(need(32, 1 << 30).check().is_ok() && need(32, 1 << 30).warning().is_none());
+        // Between what is sure and what is estimated.
+        let need = need(1000, 10 << 20);
+        assert!(need.least < 10 << 20 && need.estimate.memory_bytes() > 10 << 20);
+        assert!(need.check().is_ok() && need.warning().unwrap().contains("estimated to take 13.6Mi"), "{need}");
+    }
+
+    #[test]
+    fn a_device_that_runs_out_of_memory_by_an_error_or_a_panic_is_explained() {
+        let need = need(64, 1 << 30);
+        let failed = burn::tensor::ExecutionError::WithContext { reason: "out of device memory".into() };
+        let by_error = need.explain(|| Err::<(), _>(crate::model::ModelError::Execution(failed).into())).unwrap_err();
+        let by_panic = need.explain::<()>(|| panic!("can't allocate buffer of size: 7")).unwrap_err();
+        for error in [by_error, by_panic] {
+            assert_eq!(error.reason(), Reason::OutOfDeviceMemory);
+            assert!(error.to_string().contains("set train.batchSize to 32 or less"), "{error}");
+        }
+        let other = need.explain(|| Err::<(), _>(TrainError::Empty("training"))).unwrap_err();
+        assert_eq!(other.reason(), Reason::EmptyData);
+    }
+}
