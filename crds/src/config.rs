@@ -114,32 +114,21 @@ fn resolve_train(train: &Train, task: Task) -> Train<Loss> {
         Length::Epochs(epochs) => (Some(epochs), None),
         Length::Steps(steps) => (None, Some(steps)),
     };
-    let Train {
-        loss,
-        optimizer,
-        schedule,
-        batch_size,
-        precision,
-        gradient_clip,
-        evaluation,
-        samples,
-        early_stopping,
-        seed,
-        ..
-    } = train.clone();
-    let loss = loss.unwrap_or(default_loss);
     Train {
-        loss,
-        optimizer,
-        schedule,
-        batch_size,
+        loss: train.loss.unwrap_or(default_loss),
+        optimizer: train.optimizer.clone(),
+        weight_decay_on: Some(train.weight_decay_on(task)),
+        schedule: train.schedule.clone(),
+        batch_size: train.batch_size,
+        micro_batch_size: Some(train.micro_batch_size()),
         epochs,
         steps,
-        precision,
-        gradient_clip,
-        evaluation,
-        samples,
-        early_stopping,
-        seed,
+        precision: train.precision,
+        gradient_clip: train.gradient_clip.clone(),
+        ema: train.ema.clone(),
+        evaluation: train.evaluation.clone(),
+        samples: train.samples.clone(),
+        early_stopping: train.early_stopping.clone(),
+        seed: train.seed,
     }
 }

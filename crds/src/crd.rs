@@ -89,7 +89,23 @@ pub fn model_training() -> CustomResourceDefinition {
         ],
     );
     add_rules(&mut crd, Some("spec"), &text_rules());
+    add_rules(&mut crd, Some("spec"), &[schedule_rule()]);
     crd
+}
+
+/// A schedule falls.
+fn schedule_rule() -> ValidationRule {
+    let of_the_one_set = |parent: &str, names: &[&str], field: &str| {
+        names.iter().fold("0.0".to_owned(), |other, name| {
+            format!("(has(self.train.{parent}.{name}) ? double(self.train.{parent}.{name}.{field}) : {other})")
+        })
+    };
+    let minimum = of_the_one_set("schedule", &["cosine", "linear", "wsd"], "minimum");
+    let optimizers = ["sgd", "adam", "adamW", "lion", "adafactor", "muon"];
+    rule(
+        &format!("{minimum} <= {}", of_the_one_set("optimizer", &optimizers, "learningRate")),
+        "train.schedule: minimum is the learning rate at the end: it must not be greater than the optimizer's learningRate",
+    )
 }
 
 /// What LanguageModeling asks of `data`, and what only it takes.

@@ -1,18 +1,34 @@
 //! `spec.train` and `spec.checkpoint`: loss, optimizer, schedule, length, and how often the state is saved.
 
+mod optimizer;
+mod schedule;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::evaluation::{Evaluation, Samples};
+pub use self::{
+    optimizer::{Adafactor, Adam, AdamW, Lion, Muon, MuonRate, Optimizer, Sgd, WeightDecayOn},
+    schedule::{Constant, Cosine, DecayShape, Exponential, Linear, Schedule, StepDecay, WarmupStableDecay},
+};
+use super::{
+    Task,
+    evaluation::{Evaluation, Samples},
+};
 use crate::duration::Duration;
 
 /// How the model is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(rename = "Train", extend("x-kubernetes-validations" = [{
-    "rule": "!(has(self.epochs) && has(self.steps))",
-    "message": "set epochs or steps, not both",
-}]))]
+#[schemars(rename = "Train", extend("x-kubernetes-validations" = [
+    {
+        "rule": "!(has(self.epochs) && has(self.steps))",
+        "message": "set epochs or steps, not both",
+    },
+    {
+        "rule": "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
+        "message": "microBatchSize must not be greater than batchSize: it is the part of a batch that is computed at once",
+    },
+]))]
 pub struct Train<L = Option<Loss>> {
     /// What the training minimizes. The default is `MSE` for Regression and `CrossEntropy` for Classification and
     /// LanguageModeling.
@@ -20,6 +36,10 @@ pub struct Train<L = Option<Loss>> {
     /// How the weights follow the gradient. The default is `adamW`.
     #[serde(default)]
     pub optimizer: Optimizer,
+    /// Which weights the optimizer's `weightDecay` makes smaller. The default is `All` for Regression and Classification,
+    /// and `Matrices` for LanguageModeling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_decay_on: Option<WeightDecayOn>,
     /// How the learning rate changes over the run. The default is `constant`.
     #[serde(default)]
     pub schedule: Schedule,
@@ -27,6 +47,11 @@ pub struct Train<L = Option<Loss>> {
     #[serde(default = "default_batch_size")]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub batch_size: u32,
+    /// How many of a batch's rows or sequences are computed at once (gradient accumulation): fewer need less memory, and
+    /// the step is that of the whole batch all the same. The default is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub micro_batch_size: Option<u32>,
     /// How many times the training split is gone through. The default is 10, unless `steps` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -41,6 +66,10 @@ pub struct Train<L = Option<Loss>> {
     /// Scales the gradients down where their global norm is larger than `norm`. Not done if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_clip: Option<GradientClip>,
+    /// Keeps an exponential moving average of the weights: validation, early stopping and the published model take the
+    /// averaged weights, and the training goes on with the others. Not done if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<Ema>,
     /// How often the model is evaluated on the validation split, besides the end of each epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<Evaluation>,
@@ -69,12 +98,15 @@ impl Default for Train {
         Self {
             loss: None,
             optimizer: Optimizer::default(),
+            weight_decay_on: None,
             schedule: Schedule::default(),
             batch_size: default_batch_size(),
+            micro_batch_size: None,
             epochs: None,
             steps: None,
             precision: Precision::default(),
             gradient_clip: None,
+            ema: None,
             evaluation: None,
             samples: None,
             early_stopping: None,
@@ -97,6 +129,20 @@ impl<L> Train<L> {
     pub fn length(&self) -> Length {
         self.steps.map_or(Length::Epochs(self.epochs.unwrap_or(10)), Length::Steps)
     }
+
+    /// How many samples are computed at once: `microBatchSize` if set, else the whole batch.
+    pub fn micro_batch_size(&self) -> u32 {
+        self.micro_batch_size.unwrap_or(self.batch_size)
+    }
+
+    /// Which weights decay: as PyTorch's optimizers do by themselves, all of a table's model; of a language model, as is
+    /// usual since GPT-2, neither biases nor the gains of normalizations.
+    pub fn weight_decay_on(&self, task: Task) -> WeightDecayOn {
+        self.weight_decay_on.unwrap_or(match task {
+            Task::Regression | Task::Classification => WeightDecayOn::All,
+            Task::LanguageModeling => WeightDecayOn::Matrices,
+        })
+    }
 }
 
 /// What a training minimizes.
@@ -116,166 +162,14 @@ pub enum Loss {
 
 impl Loss {
     /// Whether the loss is for a task.
-    pub const fn fits(self, task: super::Task) -> bool {
-        use super::Task::{Classification, LanguageModeling, Regression};
+    pub const fn fits(self, task: Task) -> bool {
+        use Task::{Classification, LanguageModeling, Regression};
         match self {
             Self::MSE | Self::MAE | Self::Huber => matches!(task, Regression),
             Self::CrossEntropy => matches!(task, Classification | LanguageModeling),
             Self::BinaryCrossEntropy => matches!(task, Classification),
         }
     }
-}
-
-/// How the weights follow the gradient: exactly one. Defaults are PyTorch's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(transform = crate::schema::one_of)]
-pub enum Optimizer {
-    /// Stochastic gradient descent, with momentum if set.
-    Sgd(Sgd),
-    /// Adam (Kingma and Ba, 2015); `weightDecay` is added to the gradient.
-    Adam(Adam),
-    /// AdamW (Loshchilov and Hutter, 2019): Adam with decoupled weight decay.
-    AdamW(AdamW),
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self::AdamW(AdamW::default())
-    }
-}
-
-/// Stochastic gradient descent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Sgd {
-    /// Size of a step.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
-    pub learning_rate: f64,
-    /// Share of the last step that goes on; 0 for none.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
-    pub momentum: f64,
-    /// Whether the momentum looks ahead (Nesterov).
-    pub nesterov: bool,
-    /// L2 penalty that is added to the gradient.
-    #[schemars(range(min = 0.0))]
-    pub weight_decay: f64,
-}
-
-impl Default for Sgd {
-    fn default() -> Self {
-        Self { learning_rate: 1e-3, momentum: 0.0, nesterov: false, weight_decay: 0.0 }
-    }
-}
-
-macro_rules! adam {
-    ($(#[$doc:meta])* $name:ident, weight_decay = $decay:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-        pub struct $name {
-            /// Size of a step.
-            #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
-            pub learning_rate: f64,
-            /// Decay of the running mean of the gradient.
-            #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
-            pub beta1: f64,
-            /// Decay of the running mean of the squared gradient.
-            #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
-            pub beta2: f64,
-            /// Added to the denominator.
-            #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
-            pub epsilon: f64,
-            /// Weight decay.
-            #[schemars(range(min = 0.0))]
-            pub weight_decay: f64,
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: $decay }
-            }
-        }
-    };
-}
-
-adam!(
-    /// Adam (Kingma and Ba, 2015).
-    Adam,
-    weight_decay = 0.0
-);
-adam!(
-    /// AdamW (Loshchilov and Hutter, 2019).
-    AdamW,
-    weight_decay = 0.01
-);
-
-/// How the learning rate changes over the run: exactly one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(transform = crate::schema::one_of)]
-pub enum Schedule {
-    /// The learning rate stays the same, after a linear warm-up if there is one.
-    Constant(Constant),
-    /// The learning rate is multiplied by `factor` after every `every` steps.
-    Step(StepDecay),
-    /// The learning rate is multiplied by `factor` after every step.
-    Exponential(Exponential),
-    /// The learning rate falls along half a cosine to `minimum`, after a linear warm-up if there is one.
-    Cosine(Cosine),
-}
-
-impl Default for Schedule {
-    fn default() -> Self {
-        Self::Constant(Constant::default())
-    }
-}
-
-/// The learning rate stays, after a linear warm-up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Constant {
-    /// Steps over which the learning rate grows from 0.
-    #[schemars(range(max = 1_000_000_000))]
-    pub warmup_steps: u64,
-}
-
-/// The learning rate is multiplied by `factor` every `every` steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct StepDecay {
-    /// Steps between two changes.
-    #[schemars(range(min = 1, max = 1_000_000_000))]
-    pub every: u64,
-    /// What it is multiplied by.
-    #[serde(default = "default_step_factor")]
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0 && self <= 1.0", "message": "must be greater than 0 and at most 1"}]))]
-    pub factor: f64,
-}
-
-const fn default_step_factor() -> f64 {
-    0.1
-}
-
-/// The learning rate is multiplied by `factor` at every step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Exponential {
-    /// What it is multiplied by.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0 && self <= 1.0", "message": "must be greater than 0 and at most 1"}]))]
-    pub factor: f64,
-}
-
-/// The learning rate falls along half a cosine.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Cosine {
-    /// Steps over which the learning rate grows from 0.
-    #[schemars(range(max = 1_000_000_000))]
-    pub warmup_steps: u64,
-    /// The learning rate at the end.
-    #[schemars(range(min = 0.0))]
-    pub minimum: f64,
 }
 
 /// The number format that is computed in.
@@ -293,6 +187,22 @@ pub struct GradientClip {
     /// The largest norm of all gradients together.
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
     pub norm: f64,
+}
+
+/// An exponential moving average of the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Ema {
+    /// The share of the average that each step keeps. In the first steps it is less, (1 + step)/(10 + step), so that the
+    /// first weights are soon forgotten.
+    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    pub decay: f64,
+}
+
+impl Default for Ema {
+    fn default() -> Self {
+        Self { decay: 0.999 }
+    }
 }
 
 /// Ends the training when a metric no longer gets better.

@@ -9,7 +9,7 @@ use super::{
     data::{Format, Missing, MissingStrategy, Transform},
     evaluation::{MAX_PROMPT_CHARACTERS, MAX_PROMPTS},
     model::Model,
-    optimize::{Optimizer, Schedule},
+    optimize::{Optimizer, Schedule, Train},
     storage::SCHEMES,
     text::{DocumentLength, MAX_VOCABULARY, MIN_VOCABULARY, Text, Tokenizer},
 };
@@ -228,22 +228,20 @@ impl ModelTrainingSpec {
             "epochs and steps must be greater than 0",
         );
         check.that(train.batch_size > 0, "spec.train.batchSize", "must be greater than 0");
+        check.that(
+            train.micro_batch_size != Some(0) && train.micro_batch_size() <= train.batch_size,
+            "spec.train.microBatchSize",
+            "must be greater than 0, and not greater than batchSize: it is the part of a batch that is computed at once",
+        );
         check.that(train.seed >= 0 && self.data.split.seed >= 0, "spec.train.seed", "seeds must not be negative");
         if let Some(clip) = &train.gradient_clip {
             check.that(clip.norm > 0.0, "spec.train.gradientClip.norm", "must be greater than 0");
         }
-        let rate = match &train.optimizer {
-            Optimizer::Sgd(sgd) => sgd.learning_rate,
-            Optimizer::Adam(adam) => adam.learning_rate,
-            Optimizer::AdamW(adam) => adam.learning_rate,
-        };
-        check.that(rate > 0.0, "spec.train.optimizer", "learningRate must be greater than 0");
-        let factor = match &train.schedule {
-            Schedule::Step(step) => step.factor,
-            Schedule::Exponential(exponential) => exponential.factor,
-            Schedule::Constant(_) | Schedule::Cosine(_) => 1.0,
-        };
-        check.that(factor > 0.0 && factor <= 1.0, "spec.train.schedule", "factor must be greater than 0 and at most 1");
+        if let Some(ema) = &train.ema {
+            check.that((0.0..1.0).contains(&ema.decay), "spec.train.ema.decay", "must be at least 0 and less than 1");
+        }
+        check_optimizer(&train.optimizer, check);
+        check_schedule(train, check);
         let checkpoint = &self.checkpoint;
         check.that(
             !(checkpoint.every.is_some() && checkpoint.every_steps.is_some()),
@@ -256,6 +254,49 @@ impl ModelTrainingSpec {
             "must be longer than 0",
         );
         check.that(checkpoint.keep_last > 0, "spec.checkpoint.keepLast", "must be greater than 0");
+    }
+}
+
+fn check_optimizer(optimizer: &Optimizer, check: &mut Check) {
+    let rates = match optimizer {
+        Optimizer::Muon(muon) => vec![muon.learning_rate, muon.adam_w.learning_rate],
+        optimizer => vec![optimizer.learning_rate()],
+    };
+    check.that(rates.iter().all(|rate| *rate > 0.0), "spec.train.optimizer", "learningRate must be greater than 0");
+    if let Optimizer::Adafactor(adafactor) = optimizer {
+        check.that(
+            (-1.0..0.0).contains(&adafactor.beta2_decay),
+            "spec.train.optimizer.adafactor.beta2Decay",
+            "must be at least -1 and less than 0",
+        );
+        check.that(
+            (0.001..=1000.0).contains(&adafactor.clip_threshold),
+            "spec.train.optimizer.adafactor.clipThreshold",
+            "must lie between 0.001 and 1000",
+        );
+        check.that(
+            (0.0..=1000.0).contains(&adafactor.weight_decay),
+            "spec.train.optimizer.adafactor.weightDecay",
+            "must lie between 0 and 1000",
+        );
+    }
+}
+
+fn check_schedule(train: &Train, check: &mut Check) {
+    let schedule = &train.schedule;
+    let factor = match schedule {
+        Schedule::Step(step) => step.factor,
+        Schedule::Exponential(exponential) => exponential.factor,
+        Schedule::Constant(_) | Schedule::Cosine(_) | Schedule::Linear(_) | Schedule::Wsd(_) => 1.0,
+    };
+    check.that(factor > 0.0 && factor <= 1.0, "spec.train.schedule", "factor must be greater than 0 and at most 1");
+    check.that(
+        schedule.minimum().is_none_or(|minimum| (0.0..=train.optimizer.learning_rate()).contains(&minimum)),
+        "spec.train.schedule",
+        "minimum is the learning rate at the end: it must not be negative, nor greater than the optimizer's learningRate",
+    );
+    if let Schedule::Wsd(wsd) = schedule {
+        check.that(wsd.decay_steps != Some(0), "spec.train.schedule.wsd.decaySteps", "must be greater than 0");
     }
 }
 

@@ -85,9 +85,12 @@ fn complete() -> Vec<DynamicObject> {
                 "loss": "Huber",
                 "optimizer": {"adam": null, "sgd": {"learningRate": 0.1, "momentum": 0.9, "nesterov": true, "weightDecay": 0}},
                 "schedule": {"step": {"every": 100, "factor": 0.5}},
+                "weightDecayOn": "Matrices",
                 "batchSize": 64,
+                "microBatchSize": 16,
                 "precision": "F32",
                 "gradientClip": {"norm": 1},
+                "ema": {"decay": 0.99},
                 "earlyStopping": {"metric": "validation/r2", "patience": 3, "minDelta": 0.001, "restoreBest": false},
                 "seed": 7,
             },
@@ -155,7 +158,18 @@ fn language_model() -> DynamicObject {
                     "tiedEmbeddings": true, "dropout": 0.1,
                 },
             },
-            "train": {"loss": "CrossEntropy", "earlyStopping": {"metric": "validation/perplexity", "patience": 3}},
+            "train": {
+                "loss": "CrossEntropy",
+                "optimizer": {
+                    "adam": null,
+                    "muon": {
+                        "learningRate": 0.02, "adjustLearningRate": "MatchRmsAdamW", "momentum": 0.9, "nesterov": true,
+                        "weightDecay": 0.1, "adamW": {"learningRate": 0.01},
+                    },
+                },
+                "schedule": {"wsd": {"warmupSteps": 10, "decaySteps": 100, "decay": "OneMinusSqrt", "minimum": 0.001}},
+                "earlyStopping": {"metric": "validation/perplexity", "patience": 3},
+            },
         }),
     )
 }

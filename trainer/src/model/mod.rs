@@ -9,6 +9,7 @@ mod network;
 mod ops;
 mod peak;
 mod predictor;
+mod role;
 mod transformer;
 mod weights;
 
@@ -29,5 +30,6 @@ pub use self::{
 pub(crate) use self::{
     device::says_out_of_memory,
     predictor::read,
+    role::Role,
     weights::{HostTensor, HostTensors, check, first_not_finite, serialize, to_host, values},
 };

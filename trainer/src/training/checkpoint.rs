@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use bytes::Bytes;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
-use stoker_crds::{TrainConfig, artifact::WEIGHTS, progress::Sample, training::optimize::Optimizer as OptimizerSpec};
+use stoker_crds::{TrainConfig, artifact::WEIGHTS, progress::Sample};
 
 use super::{early_stopping::BestSoFar, history::History, optimizer::Optimizer};
 use crate::{
@@ -16,6 +16,8 @@ use crate::{
 
 /// The optimizer's tensors.
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// The averaged weights.
+const AVERAGE: &str = "average.safetensors";
 /// The weights of the best evaluation so far.
 const BEST: &str = "best.safetensors";
 /// The [`State`].
@@ -80,6 +82,8 @@ pub(super) struct Snapshot {
     pub(super) state: State,
     pub(super) model: Network,
     pub(super) optimizer: Optimizer,
+    /// The model of averaged weights, if they are averaged.
+    pub(super) average: Option<Network>,
     /// The model of the best evaluation so far, if it is to be restored at the end.
     pub(super) best: Option<Network>,
 }
@@ -109,6 +113,11 @@ struct StateFile {
 }
 
 impl Snapshot {
+    /// What has been learned so far: the model of averaged weights, if they are averaged.
+    pub(super) fn learned(&self) -> &Network {
+        self.average.as_ref().unwrap_or(&self.model)
+    }
+
     /// The files of the checkpoint.
     ///
     /// # Errors
@@ -128,8 +137,10 @@ impl Snapshot {
             (OPTIMIZER.to_owned(), serialize(&tensors)?.into()),
             (STATE.to_owned(), state.map_err(ArtifactError::Json)?.into()),
         ];
-        if let Some(best) = &self.best {
-            files.push((BEST.to_owned(), to_safetensors(best)?.into()));
+        for (name, model) in [(AVERAGE, &self.average), (BEST, &self.best)] {
+            if let Some(model) = model {
+                files.push((name.to_owned(), to_safetensors(model)?.into()));
+            }
         }
         Ok(files)
     }
@@ -142,7 +153,7 @@ impl Snapshot {
         artifact: &Artifact,
         inputs: &str,
         architecture: &Architecture,
-        spec: &OptimizerSpec,
+        config: &TrainConfig,
         device: &Device,
     ) -> Result<Option<Self>, ArtifactError> {
         let StateFile { state, optimizer: counters } = serde_json::from_slice(artifact.file(STATE)?)?;
@@ -150,16 +161,15 @@ impl Snapshot {
             return Ok(None);
         }
         let model = architecture.load(artifact.file(WEIGHTS)?, device)?;
-        let mut optimizer = Optimizer::new(spec);
+        let decay_on = config.train.weight_decay_on(config.task);
+        let mut optimizer = Optimizer::new(&config.train.optimizer, decay_on, &model);
         let tensors = SafeTensors::deserialize(artifact.file(OPTIMIZER)?).map_err(ModelError::Weights)?;
         let plain = device.clone().without_autodiff();
         if state.step > 0 {
             optimizer.restore(&model, &tensors, &counters, &plain)?;
         }
-        let best = match artifact.file(BEST) {
-            Ok(weights) => Some(architecture.load(weights, &plain)?),
-            Err(_) => None,
-        };
-        Ok(Some(Self { state, model, optimizer, best }))
+        let other = |name| artifact.file(name).ok().map(|weights| architecture.load(weights, &plain)).transpose();
+        let (average, best) = (other(AVERAGE)?, other(BEST)?);
+        Ok(Some(Self { state, model, optimizer, average, best }))
     }
 }

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, time::Instant};
 use burn::tensor::Device;
 use jiff::Timestamp;
 use stoker_crds::{
+    TrainConfig,
     artifact::CheckpointRef,
-    training::optimize::{Checkpoint, Interval, Optimizer as OptimizerSpec},
+    training::optimize::{Checkpoint, Interval},
 };
 use tokio::{runtime::Handle, task::JoinHandle};
 
@@ -162,14 +163,14 @@ impl<'a> Checkpoints<'a> {
         &mut self,
         inputs: &str,
         architecture: &Architecture,
-        spec: &OptimizerSpec,
+        config: &TrainConfig,
         device: &Device,
     ) -> Result<Option<Snapshot>, TrainError> {
         let steps = self.runtime.block_on(self.store.steps())?;
         for step in steps.into_iter().rev() {
             let folder = self.store.at(step);
             let found = self.runtime.block_on(artifact::open(&folder, None));
-            let problem = match found.and_then(|found| self.decode(found, inputs, architecture, spec, device)) {
+            let problem = match found.and_then(|found| self.decode(found, inputs, architecture, config, device)) {
                 Ok(Ok((snapshot, artifact))) if snapshot.state.step == step => {
                     self.last = Some(reference(step, &folder, artifact.digest, artifact.committed_at));
                     return Ok(Some(snapshot));
@@ -200,13 +201,13 @@ impl<'a> Checkpoints<'a> {
         artifact: Artifact,
         inputs: &str,
         architecture: &Architecture,
-        spec: &OptimizerSpec,
+        config: &TrainConfig,
         device: &Device,
     ) -> Result<Result<(Snapshot, Artifact), &'static str>, ArtifactError> {
         if artifact.run.as_ref() != Some(&self.store.run) {
             return Ok(Err("it is of another run"));
         }
-        let snapshot = Snapshot::decode(&artifact, inputs, architecture, spec, device)?;
+        let snapshot = Snapshot::decode(&artifact, inputs, architecture, config, device)?;
         Ok(snapshot.map(|snapshot| (snapshot, artifact)).ok_or("it is of another configuration or of other data"))
     }
 }

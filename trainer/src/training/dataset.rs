@@ -1,5 +1,7 @@
 //! What a model learns from: rows of numbers, or sequences of tokens.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::{
@@ -101,6 +103,45 @@ impl Batch {
             Self::Tokens(batch) => batch.weights.iter().filter(|weight| **weight > 0.0).count(),
         }
     }
+
+    /// The same samples, at most so many in each part.
+    pub(super) fn split(self, size: usize) -> Vec<Self> {
+        let (samples, size) = (self.len(), size.max(1));
+        if samples <= size {
+            return vec![self];
+        }
+        (0..samples).step_by(size).map(|start| self.part(start..samples.min(start + size))).collect()
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Rows(batch) => batch.rows,
+            Self::Tokens(batch) => batch.sequences,
+        }
+    }
+
+    fn part(&self, samples: Range<usize>) -> Self {
+        let all = self.len();
+        match self {
+            Self::Rows(RowBatch { features, targets, .. }) => Self::Rows(RowBatch {
+                rows: samples.len(),
+                features: part(features, all, &samples),
+                targets: part(targets, all, &samples),
+            }),
+            Self::Tokens(TokenBatch { tokens, targets, weights, .. }) => Self::Tokens(TokenBatch {
+                sequences: samples.len(),
+                tokens: part(tokens, all, &samples),
+                targets: part(targets, all, &samples),
+                weights: part(weights, all, &samples),
+            }),
+        }
+    }
+}
+
+/// Some of `all` samples, which have as many values each.
+fn part<T: Copy>(values: &[T], all: usize, samples: &Range<usize>) -> Vec<T> {
+    let width = values.len() / all;
+    values[samples.start * width..samples.end * width].to_vec()
 }
 
 impl RowBatch {

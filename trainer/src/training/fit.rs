@@ -95,7 +95,7 @@ pub fn fit(
 
     let mut checkpoints = Checkpoints::new(checkpoints, config.run.id(), &config.checkpoint, runtime, watch);
     let inputs = inputs_digest(config, &problem);
-    let found = checkpoints.restore(&inputs, &architecture, &config.train.optimizer, &device)?;
+    let found = checkpoints.restore(&inputs, &architecture, config, &device)?;
     let snapshot = found.unwrap_or_else(|| Session::start(config, inputs, &architecture, &device));
     watch.on(Event::Started {
         epoch: snapshot.state.epoch,

@@ -6,9 +6,13 @@ use std::{
 };
 
 use burn::tensor::Device;
-use stoker_crds::{Reason, TrainConfig, progress::Estimate};
+use stoker_crds::{
+    Reason, TrainConfig,
+    progress::Estimate,
+    training::{Train, optimize::Loss},
+};
 
-use super::{TrainError, optimizer::states_per_weight};
+use super::{TrainError, optimizer};
 use crate::model::{Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory};
 
 /// The memory that a training is estimated to take, beside the memory that there is.
@@ -20,7 +24,7 @@ pub struct MemoryNeed {
     pub least: u64,
     /// The bytes that there are, if that is known.
     pub total: Option<u64>,
-    /// The largest batch, up to that of the configuration, that is estimated to fit.
+    /// The most samples, up to those of the configuration, that are estimated to fit when they are computed at once.
     pub fitting_batch: Option<u32>,
     batch: u32,
     is_gpu: bool,
@@ -39,7 +43,7 @@ impl MemoryNeed {
         device: &Device,
         total: Option<u64>,
     ) -> Self {
-        let workload = Workload::new(config.train.batch_size, states_per_weight(&config.train.optimizer), device);
+        let workload = Workload::new(config.train.micro_batch_size(), states_per_weight(&config.train), device);
         Self {
             estimate: architecture.estimate(workload),
             least: architecture.least_memory(workload),
@@ -100,13 +104,20 @@ impl MemoryNeed {
     }
 }
 
+/// How many numbers are kept for each weight besides itself and its gradient: by the optimizer, for the average of weights, and
+/// for the sum of several micro batches' gradients.
+fn states_per_weight(train: &Train<Loss>) -> u32 {
+    let sums_gradients = train.micro_batch_size() < train.batch_size;
+    optimizer::states_per_weight(&train.optimizer) + u32::from(train.ema.is_some()) + u32::from(sums_gradients)
+}
+
 /// The numbers, and what to do.
 impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = self.estimate;
         write!(
             f,
-            "{parameters} parameters at train.batchSize {} are estimated to take {} (weights {}, gradients {}, optimizer {}, \
+            "{parameters} parameters at train.microBatchSize {} are estimated to take {} (weights {}, gradients {}, optimizer {}, \
              activations {})",
             self.batch,
             Size(self.estimate.memory_bytes()),
@@ -121,7 +132,7 @@ impl fmt::Display for MemoryNeed {
         }
         let more = if self.is_gpu { "a GPU with more memory" } else { "more resources.memory" };
         match self.fitting_batch {
-            Some(batch) => write!(f, ": set train.batchSize to {batch} or less, or take {more}"),
+            Some(batch) => write!(f, ": set train.microBatchSize to {batch} or less, or take {more}"),
             None => write!(f, ": no batch fits, so take a smaller model or context, or {more}"),
         }
     }
@@ -160,15 +171,31 @@ mod tests {
         // Weights and the like take 1.7 Mi; a row surely takes 1100 numbers, and is estimated to take 3120.
         let error = need(4096, 16 << 20).check().unwrap_err();
         assert_eq!(error.reason(), Reason::OutOfMemory);
-        for part in ["111010 parameters at train.batchSize 4096", "weights 433.6Ki", "optimizer 867.3Ki", "16.0Mi"] {
+        for part in ["111010 parameters at train.microBatchSize 4096", "weights 433.6Ki", "optimizer 867.3Ki", "16.0Mi"]
+        {
             assert!(error.to_string().contains(part), "{error}");
         }
         let batch = need(4096, 16 << 20).fitting_batch.unwrap();
-        assert!(error.to_string().contains(&format!("set train.batchSize to {batch} or less")), "{error}");
+        assert!(error.to_string().contains(&format!("set train.microBatchSize to {batch} or less")), "{error}");
         assert!(need(batch, 16 << 20).warning().is_none() && need(batch + 1, 16 << 20).warning().is_some());
 
         let error = need(1, 1 << 20).check().unwrap_err().to_string();
         assert!(error.contains("no batch fits"), "{error}");
+    }
+
+    #[test]
+    fn micro_batches_need_less_and_what_is_kept_for_each_weight_is_counted() {
+        let estimate = |train: serde_json::Value| {
+            let config = config("Regression", json!({"hidden": [1000]}), train, json!({}));
+            let architecture =
+                Architecture::new(config.model.clone(), config.task, config.train.loss, 100, 10).unwrap();
+            MemoryNeed::within(&config, &architecture, &Device::flex(), None).estimate
+        };
+        let whole = estimate(json!({"loss": "MSE", "batchSize": 64, "ema": {}}));
+        let parts = estimate(json!({"loss": "MSE", "batchSize": 64, "microBatchSize": 16, "ema": {}}));
+        assert_eq!(parts.activations_bytes * 4, whole.activations_bytes);
+        // Two numbers of AdamW and the average; and the sum of gradients.
+        assert_eq!([whole, parts].map(|estimate| estimate.optimizer_bytes / estimate.weights_bytes), [3, 4]);
     }
 
     #[test]
@@ -188,7 +215,7 @@ mod tests {
         let by_panic = need.explain::<()>(|| panic!("can't allocate buffer of size: 7")).unwrap_err();
         for error in [by_error, by_panic] {
             assert_eq!(error.reason(), Reason::OutOfDeviceMemory);
-            assert!(error.to_string().contains("set train.batchSize to 32 or less"), "{error}");
+            assert!(error.to_string().contains("set train.microBatchSize to 32 or less"), "{error}");
         }
         let other = need.explain(|| Err::<(), _>(TrainError::Empty("training"))).unwrap_err();
         assert_eq!(other.reason(), Reason::EmptyData);

@@ -11,10 +11,11 @@ use super::{
     Dataset, TrainError,
     checkpoint::{RunningLoss, Snapshot, State},
     early_stopping::BestSoFar,
+    ema,
     figures::{Figures, Work},
+    gradients::loss_and_gradients,
     history::History,
-    loss::batch_loss,
-    optimizer::{Optimizer, base_rate},
+    optimizer::Optimizer,
     order::{Stream, derive_seed, epoch_order},
     schedule::learning_rate,
     watch::{Event, Watch},
@@ -123,8 +124,11 @@ impl<'a> Session<'a> {
             history: History::default(),
             samples: Vec::new(),
         };
+        let train = &config.train;
         let model = architecture.init(derive_seed(seed(config), Stream::Weights, 0), device);
-        Snapshot { state, model, optimizer: Optimizer::new(&config.train.optimizer), best: None }
+        let optimizer = Optimizer::new(&train.optimizer, train.weight_decay_on(config.task), &model);
+        let average = train.ema.is_some().then(|| ema::start(&model));
+        Snapshot { state, model, optimizer, average, best: None }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -155,7 +159,7 @@ impl<'a> Session<'a> {
     /// If rows cannot be read, the device fails, or a number is no longer finite.
     pub(super) fn step(&mut self) -> Result<(), TrainError> {
         let Plan { rows, batch: size, total_steps, .. } = self.plan;
-        let Snapshot { state, model, optimizer, .. } = &mut self.now;
+        let Snapshot { state, model, optimizer, average, .. } = &mut self.now;
         let train = &self.config.train;
         let end = rows.min(state.position.saturating_add(size));
         let indices = &self.order[state.position as usize..end as usize];
@@ -166,13 +170,16 @@ impl<'a> Session<'a> {
         let batch = self.problem.train.batch(indices)?;
         self.figures.waited(asked.elapsed());
         let counted = batch.counted();
-        let loss = batch_loss(model, &self.architecture, batch, &self.device)?;
-        let gradients = loss.backward();
-        let rate = learning_rate(&train.schedule, base_rate(&train.optimizer), state.step, total_steps);
+        let at_once = train.micro_batch_size() as usize;
+        let (loss, gradients) = loss_and_gradients(model, &self.architecture, batch, at_once, &self.device)?;
+        let rate = learning_rate(&train.schedule, train.optimizer.learning_rate(), state.step, total_steps);
         let clip = train.gradient_clip.as_ref().map(|clip| clip.norm);
         *model = optimizer.step(model.clone(), gradients, rate, clip);
+        if let Some(spec) = &train.ema {
+            *average = average.take().map(|average| ema::update(average, model, spec, state.step + 1));
+        }
 
-        self.pending.push((loss.inner(), counted));
+        self.pending.push((loss, counted));
         let done = indices.len();
         (state.step, state.position) = (state.step + 1, end);
         let is_epochs_last = end == rows || state.step == total_steps;
@@ -240,10 +247,11 @@ impl<'a> Session<'a> {
         Predictor::new(self.architecture.clone(), model, &self.device)
     }
 
-    /// The model of the best evaluation, if it is to be restored, else the last one; and the step that it is of.
+    /// The model of the best evaluation, if it is to be restored, else the last one; of averaged weights, if they are averaged.
+    /// And the step that it is of.
     pub(super) fn into_result(self) -> (Predictor, State, Option<u64>) {
         let best_step = self.now.best.is_some().then_some(self.now.state.best.step);
-        let predictor = self.predictor(self.now.best.clone().unwrap_or_else(|| self.now.model.clone()));
+        let predictor = self.predictor(self.now.best.as_ref().unwrap_or(self.now.learned()).clone());
         (predictor, self.now.state, best_step)
     }
 }

@@ -30,7 +30,7 @@ impl Session<'_> {
     pub(super) fn evaluate(&mut self, train_loss: Option<f64>) -> Result<(), TrainError> {
         let train = train_loss.map(|loss| (Split::Train, Metrics::from([(LOSS.into(), loss)])));
         let mut metrics = BTreeMap::from_iter(train);
-        let predictor = self.predictor(self.now.model.clone());
+        let predictor = self.predictor(self.now.learned().clone());
         if !self.problem.validation.is_empty() {
             let validation = self.validate(&predictor)?;
             self.observe(&predictor, &validation)?;

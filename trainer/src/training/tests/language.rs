@@ -1,5 +1,7 @@
 //! Trainings of small language models.
 
+mod optimizers;
+
 use serde_json::{Value, json};
 use stoker_crds::{
     Reason, TrainConfig,

@@ -1,11 +1,16 @@
 //! The optimizers against PyTorch's formulas, computed beside them in f64.
 
-use burn::tensor::{Device, Tensor};
+mod matrices;
+
+use burn::{
+    optim::GradientsParams,
+    tensor::{Device, Tensor},
+};
 use serde_json::{Value, json};
 use stoker_crds::training::{
     Task,
     model::{Mlp as MlpSpec, Model},
-    optimize::{Loss, Optimizer as Spec},
+    optimize::{Loss, Optimizer as Spec, WeightDecayOn},
 };
 
 use crate::{
@@ -43,16 +48,26 @@ fn gradient([w0, w1, b]: [f64; 3]) -> [f64; 3] {
 }
 
 /// Takes steps with burn and with `rule` (step from 1, parameters, gradients → parameters), which must agree.
-fn assert_follows(spec: &Value, clip: Option<f64>, mut rule: impl FnMut(i32, [f64; 3], [f64; 3]) -> [f64; 3]) {
+fn assert_follows(spec: &Value, clip: Option<f64>, rule: impl FnMut(i32, [f64; 3], [f64; 3]) -> [f64; 3]) {
+    assert_follows_with(spec, WeightDecayOn::All, clip, rule);
+}
+
+fn assert_follows_with(
+    spec: &Value,
+    decay_on: WeightDecayOn,
+    clip: Option<f64>,
+    mut rule: impl FnMut(i32, [f64; 3], [f64; 3]) -> [f64; 3],
+) {
     let spec: Spec = serde_json::from_value(spec.clone()).unwrap();
     let device = Device::flex().autodiff();
     let (mut mlp, mut expected) = start(&device);
-    let mut optimizer = Optimizer::new(&spec);
+    let mut optimizer = Optimizer::new(&spec, decay_on, &mlp);
     let features = Tensor::<2>::from_floats([FEATURES.map(|x| x as f32)], &device);
     let target = Tensor::<2>::from_floats([[TARGET as f32]], &device);
     for step in 1..=STEPS {
         let loss = mean_loss(Loss::MSE, mlp.mlp().unwrap().forward(features.clone()), target.clone());
-        mlp = optimizer.step(mlp, loss.backward(), RATE, clip);
+        let gradients = GradientsParams::from_grads(loss.backward(), &mlp);
+        mlp = optimizer.step(mlp, gradients, RATE, clip);
         expected = rule(step, expected, gradient(expected));
         for (actual, expected) in parameters(&mlp).into_iter().zip(expected) {
             // Ten steps of a dozen f32 operations, 6e-8 each, on numbers around 1. burn keeps 1 - β₂ in f32, which is
@@ -129,6 +144,45 @@ fn adam_w_decays_the_weights_apart_from_the_gradient() {
     assert_follows(&spec, None, |step, w, g| {
         let direction = moments.direction(step, g, 0.9, 0.999, 0.01);
         zip(w, direction, |w, d| w * (1.0 - RATE * 0.1) - RATE * d)
+    });
+}
+
+/// c = β₁m + (1 - β₁)g; w ← w(1 - γλ) - γ·sign(c); m ← β₂m + (1 - β₂)g.
+#[test]
+fn lion_steps_along_the_sign_of_its_mean_and_decays_the_weights_apart_from_it() {
+    let mut mean = [0.0; 3];
+    assert_follows(&json!({"lion": {"beta1": 0.8, "beta2": 0.95, "weightDecay": 0.1}}), None, |_, w, g| {
+        let direction = zip(mean, g, |m, g| (0.8 * m + 0.2 * g).signum());
+        mean = zip(mean, g, |m, g| 0.95 * m + 0.05 * g);
+        zip(w, direction, |w, d| w * (1.0 - RATE * 0.1) - RATE * d)
+    });
+}
+
+/// Of two weights and a bias, the last.
+#[test]
+fn biases_do_not_decay_where_matrices_alone_do() {
+    const DECAYS: [f64; 3] = [0.1, 0.1, 0.0];
+    let follows = |spec: Value, rule: &mut dyn FnMut(i32, [f64; 3], [f64; 3]) -> [f64; 3]| {
+        assert_follows_with(&spec, WeightDecayOn::Matrices, None, rule);
+    };
+    follows(json!({"sgd": {"weightDecay": 0.1}}), &mut |_, w, g| {
+        zip(w, zip(g, zip(w, DECAYS, |w, decay| decay * w), |g, d| g + d), |w, g| w - RATE * g)
+    });
+    let mut moments = Moments { first: [0.0; 3], second: [0.0; 3] };
+    follows(json!({"adam": {"epsilon": 0.01, "weightDecay": 0.1}}), &mut |step, w, g| {
+        let gradient = zip(g, zip(w, DECAYS, |w, decay| decay * w), |g, d| g + d);
+        zip(w, moments.direction(step, gradient, 0.9, 0.999, 0.01), |w, d| w - RATE * d)
+    });
+    let mut moments = Moments { first: [0.0; 3], second: [0.0; 3] };
+    follows(json!({"adamW": {"epsilon": 0.01, "weightDecay": 0.1}}), &mut |step, w, g| {
+        let kept = zip(w, DECAYS, |w, decay| w * (1.0 - RATE * decay));
+        zip(kept, moments.direction(step, g, 0.9, 0.999, 0.01), |w, d| w - RATE * d)
+    });
+    let mut mean = [0.0; 3];
+    follows(json!({"lion": {"weightDecay": 0.1}}), &mut |_, w, g| {
+        let direction = zip(mean, g, |m, g| (0.9 * m + 0.1 * g).signum());
+        mean = zip(mean, g, |m, g| 0.99 * m + 0.01 * g);
+        zip(zip(w, DECAYS, |w, decay| w * (1.0 - RATE * decay)), direction, |w, d| w - RATE * d)
     });
 }
 

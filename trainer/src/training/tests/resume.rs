@@ -38,6 +38,9 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
         json!({"sgd": {"learningRate": 0.1, "momentum": 0.9, "nesterov": true, "weightDecay": 0.01}}),
         json!({"adam": {"learningRate": 0.01, "weightDecay": 0.01}}),
         json!({"adamW": {"learningRate": 0.01}}),
+        json!({"lion": {"learningRate": 0.001, "weightDecay": 0.1}}),
+        json!({"adafactor": {"learningRate": 0.1}}),
+        json!({"muon": {"learningRate": 0.02}}),
     ] {
         let config = stateful(optimizer.clone());
         let whole = Recorder::default();
