@@ -124,6 +124,7 @@ fn resolve_train(train: &Train, task: Task) -> Train<Loss> {
         epochs,
         steps,
         precision: train.precision,
+        activation_checkpointing: train.activation_checkpointing,
         gradient_clip: train.gradient_clip.clone(),
         ema: train.ema.clone(),
         evaluation: train.evaluation.clone(),

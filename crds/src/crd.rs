@@ -75,6 +75,10 @@ pub fn model_training() -> CustomResourceDefinition {
                 "data.format: the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
             ),
             rule(
+                "!has(self.train.activationCheckpointing) || !self.train.activationCheckpointing || has(self.model.transformer)",
+                "train.activationCheckpointing is for transformers: remove it",
+            ),
+            rule(
                 "!has(self.train.earlyStopping) || double(self.data.split.validation) > 0.0",
                 "train.earlyStopping needs a validation split: set data.split.validation",
             ),

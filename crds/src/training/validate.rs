@@ -234,6 +234,11 @@ impl ModelTrainingSpec {
             "must be greater than 0, and not greater than batchSize: it is the part of a batch that is computed at once",
         );
         check.that(train.seed >= 0 && self.data.split.seed >= 0, "spec.train.seed", "seeds must not be negative");
+        check.that(
+            !train.activation_checkpointing || matches!(self.model, Model::Transformer(_)),
+            "spec.train.activationCheckpointing",
+            "is for transformers: remove it",
+        );
         if let Some(clip) = &train.gradient_clip {
             check.that(clip.norm > 0.0, "spec.train.gradientClip.norm", "must be greater than 0");
         }

@@ -91,11 +91,12 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
             steps: fitted.step,
         },
     };
+    let model = fitted.predictor.model();
     let package = Package::new(
         None,
         vec![
-            (CONFIG.into(), serde_json::to_vec_pretty(fitted.predictor.architecture())?.into()),
-            (WEIGHTS.into(), to_safetensors(fitted.predictor.model())?.into()),
+            (CONFIG.into(), fitted.predictor.architecture().to_config(model.dtype())?.into()),
+            (WEIGHTS.into(), to_safetensors(model)?.into()),
             (input_name.into(), input),
             (METRICS.into(), serde_json::to_vec_pretty(&metrics)?.into()),
         ],

@@ -1,6 +1,6 @@
 //! What a model is made of: the content of `config.json`.
 
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, FloatDType, Tensor, activation};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use stoker_crds::training::{
@@ -123,6 +123,23 @@ impl Architecture {
         }
         let rows = RowModel::deserialize(config).map_err(ModelError::Config)?;
         if rows.task == Task::LanguageModeling { Err(ModelError::Task) } else { Ok(Self::Rows(rows)) }
+    }
+
+    /// The content of the `config.json` beside weights of a type.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn to_config(&self, weights: FloatDType) -> Result<Vec<u8>, serde_json::Error> {
+        match self {
+            Self::Rows(rows) => serde_json::to_vec_pretty(rows),
+            Self::Language(language) => {
+                let mut config = language.to_config();
+                if let Some(name) = config.get_mut("torch_dtype") {
+                    *name = if weights == FloatDType::BF16 { "bfloat16" } else { "float32" }.into();
+                }
+                serde_json::to_vec_pretty(&config)
+            }
+        }
     }
 
     /// What it predicts.
@@ -269,8 +286,11 @@ mod tests {
     fn a_config_of_a_language_model_is_read_back_as_it_was_written() {
         for preset in Preset::ALL {
             let architecture = language(preset, 1000);
-            let bytes = serde_json::to_vec_pretty(&architecture).unwrap();
-            assert_eq!(Architecture::parse(&bytes).unwrap(), architecture, "{preset:?}");
+            for (weights, name) in [(FloatDType::F32, "float32"), (FloatDType::BF16, "bfloat16")] {
+                let bytes = architecture.to_config(weights).unwrap();
+                assert_eq!(Architecture::parse(&bytes).unwrap(), architecture, "{preset:?}");
+                assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap()["torch_dtype"], name, "{preset:?}");
+            }
         }
     }
 

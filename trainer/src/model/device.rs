@@ -1,11 +1,15 @@
 //! What a model is computed on.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use burn::tensor::{Device, ExecutionError};
 use stoker_crds::{Reason, progress::DeviceInfo, training::Resources};
 
 use crate::machine::Memory;
+
+/// burn's CPU backend has one random generator for the whole process, and a training seeds it at every step: two at the
+/// same time would draw each other's dropout.
+pub(crate) static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// Why the wanted device is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

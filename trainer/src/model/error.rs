@@ -1,7 +1,10 @@
 //! Why there is no model, or no prediction.
 
 use burn::tensor::ExecutionError;
-use stoker_crds::{Reason, training::model::InvalidTransformer};
+use stoker_crds::{
+    Reason,
+    training::{model::InvalidTransformer, optimize::Precision},
+};
 
 use super::{HuggingFaceError, device::execution_reason};
 
@@ -83,6 +86,9 @@ pub enum ModelError {
         /// Numbers per row.
         width: usize,
     },
+    /// A device without a number format.
+    #[error("the device does not compute in train.precision {0:?}: set it to F32, or, where that is not it, to F16")]
+    Precision(Precision),
     /// The device failed.
     #[error("the device failed to compute: {0:?}")]
     Execution(#[source] ExecutionError),
@@ -99,7 +105,8 @@ impl ModelError {
             | Self::Vocabulary { .. }
             | Self::ReadsTokens
             | Self::ReadsRows
-            | Self::HuggingFace(_) => Reason::InvalidConfig,
+            | Self::HuggingFace(_)
+            | Self::Precision(_) => Reason::InvalidConfig,
             Self::Config(_) | Self::Weights(_) | Self::Index(_) | Self::Shard { .. } | Self::Mismatch { .. } => {
                 Reason::CorruptArtifact
             }

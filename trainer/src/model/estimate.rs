@@ -1,21 +1,26 @@
 //! How large a model is, and what its training takes, before there is one.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use stoker_crds::{
     progress::Estimate,
-    training::model::{Mlp, TransformerConfig},
+    training::{
+        Train,
+        model::{Mlp, TransformerConfig},
+        optimize::{Loss, Precision},
+    },
 };
 
 use super::{
     Architecture, RowLayers, RowModel, ops,
+    precision::{computed, stored},
     transformer::{attention_flops, parameter_count, training_activations},
 };
 
 /// Bytes of a 32-bit float.
-const FLOAT: u64 = 4;
+pub(super) const FLOAT: u64 = 4;
 
 /// What a training makes a device hold, besides the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
     /// Rows or sequences of a step.
     pub batch: u32,
@@ -23,16 +28,40 @@ pub struct Workload {
     pub optimizer_states: u32,
     /// Whether the operations of a transformer are fused on the device, and keep less for the backward pass.
     pub is_fused: bool,
+    /// Which numbers are kept and computed with.
+    pub precision: Precision,
+    /// Whether a transformer keeps the activations of one block at a time, and of the others what goes in.
+    pub activation_checkpointing: bool,
 }
 
 impl Workload {
-    /// The work of batches of so many samples on a device.
-    pub fn new(batch: u32, optimizer_states: u32, device: &Device) -> Self {
-        Self { batch, optimizer_states, is_fused: ops::are_fused(device) }
+    /// That of a training on a device, whose optimizer keeps so many numbers for each weight.
+    pub fn new(train: &Train<Loss>, optimizer_states: u32, device: &Device) -> Self {
+        Self {
+            batch: train.micro_batch_size(),
+            optimizer_states,
+            // The fused operations are of 32-bit floats.
+            is_fused: train.precision == Precision::F32 && ops::are_fused(device),
+            precision: train.precision,
+            activation_checkpointing: train.activation_checkpointing,
+        }
+    }
+
+    /// Bytes of a number that is computed with.
+    pub(super) fn number(self) -> u64 {
+        bytes(computed(self.precision))
     }
 }
 
-/// What a forward pass keeps for the backward pass, in numbers.
+/// Bytes of a number.
+fn bytes(dtype: FloatDType) -> u64 {
+    match dtype {
+        FloatDType::BF16 | FloatDType::F16 => FLOAT / 2,
+        _ => FLOAT,
+    }
+}
+
+/// What a forward pass keeps for the backward pass, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Activations {
     /// About all of it.
@@ -42,27 +71,30 @@ pub(super) struct Activations {
 }
 
 impl Architecture {
-    /// How large the model is, and about what it takes to train it in 32-bit floats.
+    /// How large the model is, and about what it takes to train it.
     ///
-    /// With p parameters, weights and gradients are 4p bytes each, and each number that the optimizer keeps for a weight is 4p
-    /// more. An mlp keeps the inputs of its layers, and twice their outputs for activation and dropout; `transformer/size.rs`
+    /// With p parameters, weights and gradients are 4p bytes each, or 2p where they are kept in 16 bits, and each number that the
+    /// optimizer keeps for a weight is 4p more. A copy of the weights that is computed with is 2p more; with activation
+    /// checkpointing there is only one of a block at a time. An mlp keeps the inputs of its layers, and twice their outputs for activation and dropout; `transformer/size.rs`
     /// says what is counted of a transformer. What an allocator holds in reserve, a checkpoint that is
     /// being written, and what the program itself needs come on top.
     pub fn estimate(&self, workload: Workload) -> Estimate {
         let parameters = self.parameter_count();
-        let weights_bytes = parameters.saturating_mul(FLOAT);
+        let (kept, number) = (bytes(stored(workload.precision)), workload.number());
+        let copy = if kept == number || workload.activation_checkpointing { 0 } else { number };
+        let states = FLOAT.saturating_mul(workload.optimizer_states.into());
         Estimate {
             parameters,
-            weights_bytes,
-            gradients_bytes: weights_bytes,
-            optimizer_bytes: weights_bytes.saturating_mul(workload.optimizer_states.into()),
-            activations_bytes: self.activations(workload).estimated.saturating_mul(FLOAT),
+            weights_bytes: parameters.saturating_mul(kept + copy),
+            gradients_bytes: parameters.saturating_mul(kept),
+            optimizer_bytes: parameters.saturating_mul(states),
+            activations_bytes: self.activations(workload).estimated,
         }
     }
 
     /// The bytes that such a training surely needs: weights, gradients, the optimizer's state, and the inputs of the matrices.
     pub fn least_memory(&self, workload: Workload) -> u64 {
-        let least = self.activations(workload).least.saturating_mul(FLOAT);
+        let least = self.activations(workload).least;
         Estimate { activations_bytes: least, ..self.estimate(workload) }.memory_bytes()
     }
 
@@ -102,13 +134,10 @@ impl Architecture {
     fn activations(&self, workload: Workload) -> Activations {
         match self {
             Self::Rows(rows) => {
-                let batch = u64::from(workload.batch);
+                let row = u64::from(workload.batch).saturating_mul(workload.number());
                 let (inputs, outputs) =
                     layer_widths(rows).fold((0, 0), |(inputs, outputs), [i, o]| (inputs + i, outputs + o));
-                Activations {
-                    estimated: batch.saturating_mul(inputs + 2 * outputs),
-                    least: batch.saturating_mul(inputs),
-                }
+                Activations { estimated: row.saturating_mul(inputs + 2 * outputs), least: row.saturating_mul(inputs) }
             }
             Self::Language(language) => training_activations(language.transformer(), language.vocabulary(), workload),
         }
@@ -145,7 +174,31 @@ mod tests {
         Architecture::language(config, 50_257).unwrap()
     }
 
-    const WORKLOAD: Workload = Workload { batch: 8, optimizer_states: 2, is_fused: true };
+    const WORKLOAD: Workload = Workload {
+        batch: 8,
+        optimizer_states: 2,
+        is_fused: true,
+        precision: Precision::F32,
+        activation_checkpointing: false,
+    };
+
+    #[test]
+    fn sixteen_bits_and_activation_checkpointing_take_less_memory() {
+        let estimate = |precision, activation_checkpointing| {
+            let workload = Workload { is_fused: false, precision, activation_checkpointing, ..WORKLOAD };
+            let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } =
+                gpt2().estimate(workload);
+            ([weights_bytes, gradients_bytes, optimizer_bytes].map(|bytes| bytes / parameters), activations_bytes)
+        };
+        let (full, mixed, half) =
+            (estimate(Precision::F32, false), estimate(Precision::Mixed, false), estimate(Precision::BF16, false));
+        assert_eq!([full.0, mixed.0, half.0], [[4, 4, 8], [6, 4, 8], [2, 2, 8]]);
+        assert!(half.1 == mixed.1 && mixed.1 < full.1 * 3 / 4, "{mixed:?} {full:?}");
+        // Of 12 blocks one is kept, and 768 numbers of each.
+        let recomputed = estimate(Precision::F32, true);
+        let block = 4 * 8192 * (8 * 768 + 2 * 768 + 5 * 3072 + 2 * 12 * 1024);
+        assert_eq!((recomputed.0, full.1 - recomputed.1), (full.0, 11 * block - 12 * 4 * 8192 * 768));
+    }
 
     #[test]
     fn the_parameters_of_an_mlp_are_those_of_the_real_module() {

@@ -3,7 +3,7 @@
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig, Linear},
-    tensor::{Device, Tensor, TensorData, activation},
+    tensor::{Device, FloatDType, Tensor, TensorData, activation},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -41,14 +41,21 @@ impl Mlp {
         Self { layers, dropout: DropoutConfig::new(spec.dropout).init(), activation: spec.activation }
     }
 
-    /// `[batch, input]` → `[batch, output]`: the raw outputs, before any softmax or sigmoid.
+    /// `[batch, input]` → `[batch, output]`: the raw outputs, before any softmax or sigmoid, in 32-bit floats. It computes in
+    /// the precision of its weights.
     ///
     /// Drops units out only on a device with autodiff ([`Module::train`]).
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
         let Some((last, hidden)) = self.layers.split_last() else { return features };
+        let features = features.cast(last.weight.val().dtype());
         let activations =
             hidden.iter().fold(features, |x, layer| self.dropout.forward(self.activate(layer.forward(x))));
-        last.forward(activations)
+        last.forward(activations).cast(FloatDType::F32)
+    }
+
+    /// What its weights are kept in.
+    pub(super) fn dtype(&self) -> FloatDType {
+        self.layers.first().map_or(FloatDType::F32, |layer| layer.weight.val().dtype().into())
     }
 
     fn activate(&self, x: Tensor<2>) -> Tensor<2> {

@@ -8,6 +8,7 @@ mod mlp;
 mod network;
 mod ops;
 mod peak;
+pub(crate) mod precision;
 mod predictor;
 mod role;
 mod transformer;
@@ -28,8 +29,9 @@ pub use self::{
     weights::to_safetensors,
 };
 pub(crate) use self::{
-    device::says_out_of_memory,
+    device::{GENERATOR, says_out_of_memory},
     predictor::read,
     role::Role,
+    transformer::Recompute,
     weights::{HostTensor, HostTensors, check, first_not_finite, serialize, to_host, values},
 };

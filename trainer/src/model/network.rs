@@ -1,6 +1,6 @@
 //! Any of the models.
 
-use burn::module::Module;
+use burn::{module::Module, tensor::FloatDType};
 
 use super::{Mlp, ModelError, Transformer};
 
@@ -15,6 +15,14 @@ pub enum Network {
 }
 
 impl Network {
+    /// What its weights are kept in.
+    pub fn dtype(&self) -> FloatDType {
+        match self {
+            Self::Mlp(mlp) => mlp.dtype(),
+            Self::Transformer(transformer) => transformer.dtype(),
+        }
+    }
+
     /// The model, if it reads rows of numbers.
     ///
     /// # Errors

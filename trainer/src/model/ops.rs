@@ -3,7 +3,7 @@
 
 mod composed;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, FloatDType, Int, Tensor, module};
 use burn_fused_ops::is_fused;
 
 pub(super) use self::composed::CHUNK_LOGITS;
@@ -11,6 +11,14 @@ pub(super) use self::composed::CHUNK_LOGITS;
 /// Whether the operations on a device are fused ones.
 pub(super) fn are_fused(device: &Device) -> bool {
     is_fused(&Tensor::<1>::zeros([1], device))
+}
+
+/// The rows of `table`, `[rows, width]`, that `indices`, `[batch, length]`, name: `[batch, length, width]`.
+///
+/// A row's gradient is the sum over all places that name it, which is taken in 32-bit floats.
+pub(crate) fn embedding(table: Tensor<2>, indices: Tensor<2, Int>) -> Tensor<3> {
+    let dtype = table.dtype();
+    module::embedding(table.cast(FloatDType::F32), indices).cast(dtype)
 }
 
 /// x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³))): GPT-2's approximation of x · Φ(x).

@@ -2,16 +2,18 @@
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 
-use super::{Architecture, Mlp, ModelError, Network, RowModel};
+use super::{Architecture, Mlp, ModelError, Network, RowModel, precision::cast};
 
 /// A model with its weights on a device.
 #[derive(Clone, Debug)]
 pub struct Predictor {
     architecture: Architecture,
     model: Network,
+    /// What it is evaluated in.
+    dtype: FloatDType,
     device: Device,
 }
 
@@ -28,7 +30,13 @@ impl Predictor {
 
     /// A model that is in memory; without dropout and gradients from here on.
     pub fn new(architecture: Architecture, model: Network, device: &Device) -> Self {
-        Self { architecture, model: model.valid(), device: device.clone().without_autodiff() }
+        let (model, device) = (model.valid(), device.clone().without_autodiff());
+        Self { architecture, dtype: model.dtype(), model, device }
+    }
+
+    /// The same one, to be evaluated in another precision than that of its weights.
+    pub(crate) fn evaluated_in(self, dtype: FloatDType) -> Self {
+        Self { dtype, ..self }
     }
 
     /// What it computes.
@@ -39,6 +47,11 @@ impl Predictor {
     /// Its layers.
     pub fn model(&self) -> &Network {
         &self.model
+    }
+
+    /// Its layers, in the precision that it is evaluated in.
+    pub(crate) fn to_evaluate(&self) -> Network {
+        cast(self.model.clone(), self.dtype)
     }
 
     /// What it computes, and its layers, if it reads rows of numbers.

@@ -8,10 +8,14 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{TrainConfig, artifact::WEIGHTS, progress::Sample};
 
-use super::{early_stopping::BestSoFar, history::History, optimizer::Optimizer};
+use super::{early_stopping::BestSoFar, history::History, loss_scale::LossScale, optimizer::Optimizer};
 use crate::{
     artifact::{Artifact, ArtifactError, digest},
-    model::{Architecture, ModelError, Network, first_not_finite, serialize, to_host, to_safetensors},
+    model::{
+        Architecture, ModelError, Network, first_not_finite,
+        precision::{convert, stored},
+        serialize, to_host, to_safetensors,
+    },
 };
 
 /// The optimizer's tensors.
@@ -45,6 +49,9 @@ pub(super) struct State {
     pub(super) position: u32,
     /// The losses of the current epoch's steps.
     pub(super) loss: RunningLoss,
+    /// What the next loss is multiplied with, if it is computed in 16-bit floats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) loss_scale: Option<LossScale>,
     /// For early stopping.
     pub(super) best: BestSoFar,
     /// Whether early stopping has ended the training.
@@ -160,16 +167,19 @@ impl Snapshot {
         if state.inputs != inputs {
             return Ok(None);
         }
-        let model = architecture.load(artifact.file(WEIGHTS)?, device)?;
+        // Numbers of 16 bits are exact in 32, and back.
+        let model = convert(architecture.load(artifact.file(WEIGHTS)?, device)?, stored(config.train.precision));
         let decay_on = config.train.weight_decay_on(config.task);
         let mut optimizer = Optimizer::new(&config.train.optimizer, decay_on, &model);
         let tensors = SafeTensors::deserialize(artifact.file(OPTIMIZER)?).map_err(ModelError::Weights)?;
         let plain = device.clone().without_autodiff();
-        if state.step > 0 {
+        // There is no state before the first step, nor if all were skipped.
+        if !(tensors.is_empty() && counters.is_empty()) {
             optimizer.restore(&model, &tensors, &counters, &plain)?;
         }
         let other = |name| artifact.file(name).ok().map(|weights| architecture.load(weights, &plain)).transpose();
         let (average, best) = (other(AVERAGE)?, other(BEST)?);
+        let best = best.map(|best| convert(best, stored(config.train.precision)));
         Ok(Some(Self { state, model, optimizer, average, best }))
     }
 }

@@ -2,15 +2,16 @@
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::Tensor,
+    tensor::{FloatDType, Tensor},
 };
 use stoker_crds::training::optimize::Ema;
 
-use crate::model::Network;
+use crate::model::{Network, precision::convert};
 
-/// An average before the first step: the weights themselves, without gradients.
+/// An average before the first step: the weights themselves, without gradients, in 32-bit floats, of which it moves by small
+/// parts.
 pub(super) fn start(model: &Network) -> Network {
-    model.valid()
+    convert(model.valid(), FloatDType::F32)
 }
 
 /// The average after a step, counted from 1, that led to the weights of `model`.
@@ -32,7 +33,7 @@ struct Weights(Vec<Option<Tensor<1>>>);
 impl ModuleVisitor for Weights {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let weights = param.base();
-        self.0.push(weights.is_require_grad().then(|| weights.inner().flatten(0, -1)));
+        self.0.push(weights.is_require_grad().then(|| weights.inner().cast(FloatDType::F32).flatten(0, -1)));
     }
 }
 

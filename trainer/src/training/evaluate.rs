@@ -50,7 +50,7 @@ fn evaluate_rows(
     rows: &dyn Dataset,
     restore: &dyn Fn(&mut [f32]),
 ) -> Result<Evaluation, TrainError> {
-    let (_, model) = predictor.rows()?;
+    let model = predictor.to_evaluate();
     let mut counts = Counts::new(architecture.task, architecture.prediction_width());
     let mut loss = RunningMean::default();
     let chunk = CHUNK_ROWS.min(CHUNK_FEATURES / architecture.input_width.max(1)).max(1);
@@ -58,7 +58,7 @@ fn evaluate_rows(
         let Batch::Rows(batch) = rows.batch(&indices)? else { return Err(ModelError::ReadsRows.into()) };
         let truth = batch.targets.clone();
         let (features, targets) = batch.into_tensors(predictor.device());
-        let outputs = model.forward(features);
+        let outputs = model.mlp()?.forward(features);
         loss.add(&read(mean_loss(architecture.loss, outputs.clone(), targets))?, indices.len());
         counts.add(read(architecture.predictions(outputs))?, truth, restore);
     }
@@ -69,11 +69,12 @@ fn evaluate_rows(
 
 /// The loss is the mean over all tokens that are to be predicted, and the perplexity e to the power of it.
 fn evaluate_tokens(predictor: &Predictor, context: usize, sequences: &dyn Dataset) -> Result<Evaluation, TrainError> {
+    let (model, architecture, device) = (predictor.to_evaluate(), predictor.architecture(), predictor.device());
     let mut loss = RunningMean::default();
     for indices in chunks(sequences, (CHUNK_TOKENS / context.max(1)).max(1))? {
         let batch = sequences.batch(&indices)?;
         let counted = batch.counted();
-        loss.add(&read(batch_loss(predictor.model(), predictor.architecture(), batch, predictor.device())?)?, counted);
+        loss.add(&read(batch_loss(&model, architecture, batch, device)?)?, counted);
     }
     let metrics = loss.mean().into_iter().flat_map(|loss| [(LOSS.into(), loss), (PERPLEXITY.into(), loss.exp())]);
     Ok(Evaluation { metrics: metrics.collect(), confusion: None })

@@ -29,8 +29,10 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn new(architecture: &Architecture, device: &Device, precision: Precision) -> Self {
         let tokens = architecture.tokens().ok().map(|language| language.transformer().context);
-        let peak = peak_flops(&device_info(device).name).map(|peak| match precision {
-            Precision::F32 => peak.f32,
+        let peak = peak_flops(&device_info(device).name).and_then(|peak| match precision {
+            Precision::F32 => Some(peak.f32),
+            // 16-bit floats are as fast where there are both.
+            Precision::BF16 | Precision::Mixed | Precision::F16 => peak.bf16,
         });
         Self { tokens, flops: architecture.step_flops(), peak }
     }

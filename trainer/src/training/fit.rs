@@ -1,9 +1,6 @@
 //! From a configuration and rows to a model.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::{sync::PoisonError, time::Instant};
 
 use burn::tensor::Device;
 use stoker_crds::{TrainConfig, artifact::CheckpointRef, progress::HistoryPoint};
@@ -20,13 +17,9 @@ use super::{
 };
 use crate::{
     artifact::digest,
-    model::{Architecture, Predictor, first_not_finite, to_host},
+    model::{Architecture, GENERATOR, Predictor, first_not_finite, precision::check_device, to_host},
     storage::Folder,
 };
-
-/// burn's CPU backend has one random generator for the whole process, and a training seeds it at every step: two at the
-/// same time would draw each other's dropout.
-static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// A trained model, and how it came to be.
 #[derive(Clone, Debug)]
@@ -91,6 +84,7 @@ pub fn fit(
     if let Some(warning) = need.warning() {
         watch.on(Event::Warning(&warning));
     }
+    check_device(config.train.precision, device)?;
     let device = device.clone().autodiff();
 
     let mut checkpoints = Checkpoints::new(checkpoints, config.run.id(), &config.checkpoint, runtime, watch);

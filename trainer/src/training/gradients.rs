@@ -1,14 +1,15 @@
 //! The loss of a batch and its gradients, computed by some samples at a time.
 
 use burn::{
+    module::{Module, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, Tensor},
+    tensor::{Device, FloatDType, Tensor},
 };
 
-use super::{dataset::Batch, loss::batch_loss};
+use super::{backward::Backward, dataset::Batch};
 use crate::model::{Architecture, ModelError, Network};
 
-/// The mean loss of a batch, `[1]`, and its gradients, by parameter; those of a parameter that is not learned are left out.
+/// The mean loss of a batch, `[1]`, and its gradients, by parameter, times the scale of `backward`, if it has one; those of a parameter that is not learned are left out.
 ///
 /// At most `at_once` samples are computed at a time. Each of these micro batches counts by what its mean is a mean of, its
 /// rows or its tokens that are to be predicted, so that loss and gradients are those of the whole batch, but for rounding.
@@ -21,28 +22,45 @@ pub(super) fn loss_and_gradients(
     architecture: &Architecture,
     batch: Batch,
     at_once: usize,
+    backward: Backward,
     device: &Device,
 ) -> Result<(Tensor<1>, GradientsParams), ModelError> {
     let total = batch.counted().max(1) as f64;
     let mut gradients = GradientsAccumulator::new();
     let mut losses = Vec::new();
-    for micro_batch in batch.split(at_once) {
+    let parts = batch.split(at_once);
+    let is_sum = parts.len() > 1;
+    for (index, micro_batch) in parts.into_iter().enumerate() {
         let share = micro_batch.counted() as f64 / total;
-        let loss = batch_loss(model, architecture, micro_batch, device)? * share;
-        gradients.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
-        losses.push(loss.inner());
+        let (loss, found) = backward.of_part(index, share).run(model, architecture, micro_batch, device)?;
+        let mut found = GradientsParams::from_grads(found, model);
+        if is_sum {
+            model.visit(&mut Widen(&mut found));
+        }
+        gradients.accumulate(model, found);
+        losses.push(loss * share);
     }
     Ok((Tensor::cat(losses, 0).sum(), gradients.grads()))
 }
 
+/// Makes gradients 32-bit floats, of which a sum of many is exact enough.
+struct Widen<'a>(&'a mut GradientsParams);
+
+impl ModuleVisitor for Widen<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.0.remove::<D>(param.id) {
+            self.0.register::<D>(param.id, gradient.cast(FloatDType::F32));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use burn::module::{Module, ModuleVisitor, Param};
     use serde_json::json;
     use stoker_crds::training::{
         Task,
         model::{Model, Transformer as Spec},
-        optimize::Loss,
+        optimize::{Loss, Precision},
     };
 
     use super::*;
@@ -58,7 +76,9 @@ mod tests {
 
     fn computed(model: &Network, architecture: &Architecture, batch: &Batch, at_once: usize) -> (f32, Vec<Vec<f32>>) {
         let device = Device::flex().autodiff();
-        let (loss, gradients) = loss_and_gradients(model, architecture, batch.clone(), at_once, &device).unwrap();
+        let backward = Backward { precision: Precision::F32, activation_checkpointing: false, scale: None, seed: 0 };
+        let (loss, gradients) =
+            loss_and_gradients(model, architecture, batch.clone(), at_once, backward, &device).unwrap();
         let mut collect = Collect(&gradients, Vec::new());
         model.visit(&mut collect);
         (loss.into_scalar(), collect.1)

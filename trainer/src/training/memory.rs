@@ -43,7 +43,7 @@ impl MemoryNeed {
         device: &Device,
         total: Option<u64>,
     ) -> Self {
-        let workload = Workload::new(config.train.micro_batch_size(), states_per_weight(&config.train), device);
+        let workload = Workload::new(&config.train, states_per_weight(&config.train), device);
         Self {
             estimate: architecture.estimate(workload),
             least: architecture.least_memory(workload),

@@ -4,6 +4,7 @@
 //! checkpoint; a pod that may be taken away at any time needs the step as its unit. So the loop is here, around burn's
 //! modules, gradients and optimizers.
 
+mod backward;
 mod checkpoint;
 mod checkpoints;
 mod dataset;
@@ -16,6 +17,7 @@ mod fit;
 mod gradients;
 mod history;
 mod loss;
+mod loss_scale;
 mod memory;
 pub mod metrics;
 mod optimizer;

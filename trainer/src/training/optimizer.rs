@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     optim::{DynState, GradientsParams, StateSink, StateSource},
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 use safetensors::SafeTensors;
 use stoker_crds::training::optimize::{Optimizer as Spec, WeightDecayOn};
@@ -130,10 +130,15 @@ impl Parameter {
 ///
 /// burn clips each tensor by its own norm, which turns the direction of the step; this keeps it.
 fn clip_scale(model: &Network, gradients: &GradientsParams, norm: f64) -> Option<Tensor<1>> {
+    let total = squared_norm(model, gradients)?.sqrt();
+    Some((total + CLIP_EPSILON).recip().mul_scalar(norm).clamp_max(1.0))
+}
+
+/// The sum of the squares of all gradients, `[1]`; `None` if there is none.
+pub(super) fn squared_norm(model: &Network, gradients: &GradientsParams) -> Option<Tensor<1>> {
     let mut squares = SquaredNorms { gradients, sums: Vec::new() };
     model.visit(&mut squares);
-    let total = squares.sums.into_iter().reduce(|sum, square| sum + square)?.sqrt();
-    Some((total + CLIP_EPSILON).recip().mul_scalar(norm).clamp_max(1.0))
+    squares.sums.into_iter().reduce(|sum, square| sum + square)
 }
 
 struct SquaredNorms<'a> {
@@ -143,8 +148,13 @@ struct SquaredNorms<'a> {
 
 impl ModuleVisitor for SquaredNorms<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.sums.extend(self.gradients.get::<D>(param.id).map(|gradient| gradient.square().sum()));
+        self.sums.extend(self.gradients.get::<D>(param.id).map(|gradient| wide(gradient).square().sum()));
     }
+}
+
+/// In 32-bit floats, in which all of a step is computed: 16 bits have too few digits for running means.
+fn wide<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    tensor.cast(FloatDType::F32)
 }
 
 /// Whether each parameter is learned.
@@ -169,11 +179,12 @@ impl ModuleMapper for Update<'_> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
         let (id, value, mapper) = param.consume();
         let gradient = match &self.scale {
-            Some(scale) => gradient * scale.clone().reshape([1; D]),
-            None => gradient,
+            Some(scale) => wide(gradient) * scale.clone().reshape([1; D]),
+            None => wide(gradient),
         };
-        let (value, state) = parameter.rule.step(self.rate, value.inner(), gradient, parameter.state.take());
+        let dtype = value.dtype();
+        let (value, state) = parameter.rule.step(self.rate, wide(value.inner()), gradient, parameter.state.take());
         parameter.state = state;
-        Param::from_mapped_value(id, Tensor::from_inner(value).require_grad(), mapper)
+        Param::from_mapped_value(id, Tensor::from_inner(value.cast(dtype)).require_grad(), mapper)
     }
 }

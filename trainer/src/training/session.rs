@@ -4,24 +4,36 @@ mod evaluation;
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
-use stoker_crds::{TrainConfig, training::optimize::Length};
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use stoker_crds::{
+    TrainConfig,
+    training::optimize::{Length, Precision},
+};
 
 use super::{
-    Dataset, TrainError,
+    Batch, Dataset, TrainError,
+    backward::Backward,
     checkpoint::{RunningLoss, Snapshot, State},
     early_stopping::BestSoFar,
     ema,
     figures::{Figures, Work},
     gradients::loss_and_gradients,
     history::History,
+    loss_scale::{LossScale, Step},
     optimizer::Optimizer,
     order::{Stream, derive_seed, epoch_order},
     schedule::learning_rate,
     watch::{Event, Watch},
 };
 use crate::{
-    model::{Architecture, Network, Predictor, read},
+    model::{
+        Architecture, Network, Predictor,
+        precision::{computed, convert, stored},
+        read,
+    },
     text::Tokenizer,
 };
 
@@ -84,7 +96,8 @@ pub(super) struct Session<'a> {
     watch: &'a dyn Watch,
     now: Snapshot,
     order: Vec<u32>,
-    pending: Vec<(Tensor<1>, usize)>,
+    /// Steps, their losses, and of how many rows or tokens each is the mean.
+    pending: Vec<(u64, Tensor<1>, usize)>,
     settled: Instant,
     figures: Figures,
 }
@@ -119,6 +132,7 @@ impl<'a> Session<'a> {
             step: 0,
             position: 0,
             loss: RunningLoss::default(),
+            loss_scale: (config.train.precision == Precision::F16).then(LossScale::default),
             best: BestSoFar::default(),
             stopped: false,
             history: History::default(),
@@ -126,6 +140,7 @@ impl<'a> Session<'a> {
         };
         let train = &config.train;
         let model = architecture.init(derive_seed(seed(config), Stream::Weights, 0), device);
+        let model = convert(model, stored(train.precision));
         let optimizer = Optimizer::new(&train.optimizer, train.weight_decay_on(config.task), &model);
         let average = train.ema.is_some().then(|| ema::start(&model));
         Snapshot { state, model, optimizer, average, best: None }
@@ -159,28 +174,15 @@ impl<'a> Session<'a> {
     /// If rows cannot be read, the device fails, or a number is no longer finite.
     pub(super) fn step(&mut self) -> Result<(), TrainError> {
         let Plan { rows, batch: size, total_steps, .. } = self.plan;
-        let Snapshot { state, model, optimizer, average, .. } = &mut self.now;
-        let train = &self.config.train;
-        let end = rows.min(state.position.saturating_add(size));
-        let indices = &self.order[state.position as usize..end as usize];
-
-        // The generator's state cannot be saved; a seed of its own for each step makes it part of the position.
-        self.device.seed(derive_seed(seed(self.config), Stream::Dropout, state.step));
+        let end = rows.min(self.now.state.position.saturating_add(size));
+        let indices = &self.order[self.now.state.position as usize..end as usize];
+        let done = indices.len();
         let asked = Instant::now();
         let batch = self.problem.train.batch(indices)?;
         self.figures.waited(asked.elapsed());
-        let counted = batch.counted();
-        let at_once = train.micro_batch_size() as usize;
-        let (loss, gradients) = loss_and_gradients(model, &self.architecture, batch, at_once, &self.device)?;
-        let rate = learning_rate(&train.schedule, train.optimizer.learning_rate(), state.step, total_steps);
-        let clip = train.gradient_clip.as_ref().map(|clip| clip.norm);
-        *model = optimizer.step(model.clone(), gradients, rate, clip);
-        if let Some(spec) = &train.ema {
-            *average = average.take().map(|average| ema::update(average, model, spec, state.step + 1));
-        }
+        self.learn(batch)?;
 
-        self.pending.push((loss, counted));
-        let done = indices.len();
+        let state = &mut self.now.state;
         (state.step, state.position) = (state.step + 1, end);
         let is_epochs_last = end == rows || state.step == total_steps;
         if self.pending.len() >= PENDING_LOSSES || self.settled.elapsed() >= PENDING_TIME {
@@ -195,6 +197,40 @@ impl<'a> Session<'a> {
         } else if self.evaluation_is_due() {
             self.settle()?;
             self.evaluate(self.now.state.loss.mean())?;
+        }
+        Ok(())
+    }
+
+    /// Changes the model by the gradients of a batch.
+    fn learn(&mut self, batch: Batch) -> Result<(), TrainError> {
+        let Snapshot { state, model, optimizer, average, .. } = &mut self.now;
+        let train = &self.config.train;
+        let (counted, at_once) = (batch.counted(), train.micro_batch_size() as usize);
+        let scale = state.loss_scale.map(LossScale::scale);
+        let backward = Backward::new(self.config, scale, derive_seed(seed(self.config), Stream::Dropout, state.step));
+        let (loss, mut gradients) =
+            loss_and_gradients(model, &self.architecture, batch, at_once, backward, &self.device)?;
+        let step = match &mut state.loss_scale {
+            Some(scale) => scale.unscale(model, &mut gradients)?,
+            None => Step::Take,
+        };
+        match step {
+            Step::Take => {
+                let (base, total) = (train.optimizer.learning_rate(), self.plan.total_steps);
+                let rate = learning_rate(&train.schedule, base, state.step, total);
+                let clip = train.gradient_clip.as_ref().map(|clip| clip.norm);
+                *model = optimizer.step(model.clone(), gradients, rate, clip);
+                if let Some(spec) = &train.ema {
+                    *average = average.take().map(|average| ema::update(average, model, spec, state.step + 1));
+                }
+                self.pending.push((state.step + 1, loss, counted));
+            }
+            // The rows are gone through, and count for nothing.
+            Step::Skip => {}
+            Step::Diverged => {
+                let what = "the gradients overflowed 16-bit floats without being scaled up".to_owned();
+                return Err(TrainError::Diverged { what, step: state.step + 1, checkpoint: None });
+            }
         }
         Ok(())
     }
@@ -219,10 +255,9 @@ impl<'a> Session<'a> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let (tensors, counted): (Vec<_>, Vec<_>) = self.pending.drain(..).unzip();
-        let losses = read(Tensor::cat(tensors, 0))?;
-        let first = self.now.state.step - losses.len() as u64 + 1;
-        for (step, (loss, counted)) in (first..).zip(losses.iter().zip(counted)) {
+        let pending = std::mem::take(&mut self.pending);
+        let losses = read(Tensor::cat(pending.iter().map(|(_, loss, _)| loss.clone()).collect(), 0))?;
+        for (loss, (step, _, counted)) in losses.iter().zip(pending) {
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { what: format!("the loss became {loss}"), step, checkpoint: None });
             }
@@ -244,7 +279,9 @@ impl<'a> Session<'a> {
 
     /// A model without dropout and gradients.
     pub(super) fn predictor(&self, model: Network) -> Predictor {
-        Predictor::new(self.architecture.clone(), model, &self.device)
+        let precision = self.config.train.precision;
+        let model = convert(model.valid(), stored(precision));
+        Predictor::new(self.architecture.clone(), model, &self.device).evaluated_in(computed(precision))
     }
 
     /// The model of the best evaluation, if it is to be restored, else the last one; of averaged weights, if they are averaged.

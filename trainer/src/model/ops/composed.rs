@@ -15,6 +15,9 @@ use burn::tensor::{
 /// How many logits [`linear_cross_entropy`] holds at a time: 64 MiB, and a few times as much for what becomes of them.
 pub(in crate::model) const CHUNK_LOGITS: usize = 16 << 20;
 
+/// How many rows it takes at a time at most: their sums stay in the range of 16-bit floats.
+const CHUNK_ROWS: usize = 8192;
+
 /// [`super::gelu`].
 pub(super) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let inner = (x.clone().square() * 0.044_715 + 1.0) * x.clone() * (2.0 / PI).sqrt();
@@ -79,14 +82,16 @@ pub(super) fn linear_cross_entropy(
     weights: Tensor<1>,
     vocabulary: usize,
 ) -> Tensor<1> {
-    let chunk = (CHUNK_LOGITS / head.dims()[0].max(1)).max(1);
+    let chunk = (CHUNK_LOGITS / head.dims()[0].max(1)).clamp(1, CHUNK_ROWS);
     chunked_cross_entropy(hidden, head, targets, weights, vocabulary, chunk)
 }
 
 /// [`linear_cross_entropy`] by so many rows at a time.
 ///
 /// Logits that the backward pass is to find again would all stand in memory until then. So the gradients are computed here,
-/// beside the loss, from the logits of a chunk while they are there: softmax minus the target, times the weight.
+/// beside the loss, from the logits of a chunk while they are there: softmax minus the target, times the weight. They are
+/// divided by the sum of all weights only in the backward pass, in 32-bit floats and after the loss's own gradient is there: of
+/// many rows they would vanish in 16 bits, however far the loss is scaled up.
 fn chunked_cross_entropy(
     hidden: Tensor<2>,
     head: Tensor<2>,
@@ -98,7 +103,7 @@ fn chunked_cross_entropy(
     let is_learned = hidden.is_autodiff() || head.is_autodiff();
     let (plain_hidden, plain_head) = (hidden.clone().inner(), head.clone().inner());
     let (targets, weights) = (targets.inner(), weights.inner().cast(FloatDType::F32));
-    let weights = weights.clone() / weights.sum().clamp_min(f32::MIN_POSITIVE);
+    let share = weights.clone().sum().clamp_min(f32::MIN_POSITIVE).recip();
     let padding = padding_mask(&plain_head, vocabulary);
 
     let mut loss = Tensor::<1>::zeros([1], &plain_head.device()).cast(FloatDType::F32);
@@ -126,10 +131,10 @@ fn chunked_cross_entropy(
             });
         }
     }
+    let loss = loss * share.clone();
     match head_gradient {
         Some(head_gradient) => {
-            let head_gradient = head_gradient.cast(plain_head.dtype());
-            with_gradients(loss, [(hidden, Tensor::cat(hidden_gradients, 0)), (head, head_gradient)])
+            with_gradients(loss, [(hidden, Tensor::cat(hidden_gradients, 0)), (head, head_gradient)], share)
         }
         None => loss,
     }
@@ -176,11 +181,13 @@ impl Rows {
     }
 }
 
-/// A number whose gradients are known: Σ x·gradient has them, and minus itself it is 0.
-fn with_gradients(value: Tensor<1>, gradients: [(Tensor<2>, Tensor<2>); 2]) -> Tensor<1> {
+/// A number whose gradients are known, but for a common factor, `[1]`: Σ x·gradient·factor has them, and minus itself it is 0.
+fn with_gradients(value: Tensor<1>, gradients: [(Tensor<2>, Tensor<2>); 2], factor: Tensor<1>) -> Tensor<1> {
+    let factor = Tensor::from_inner(factor);
     gradients.into_iter().fold(Tensor::from_inner(value), |value, (x, gradient)| {
-        let carrier = (x * Tensor::from_inner(gradient)).sum();
+        let products = x.cast(FloatDType::F32) * Tensor::from_inner(gradient.cast(FloatDType::F32));
+        let carrier = products.sum() * factor.clone();
         let nothing = carrier.clone() - carrier.detach();
-        value + nothing.cast(FloatDType::F32)
+        value + nothing
     })
 }

@@ -8,6 +8,7 @@ mod hugging_face;
 mod initial;
 mod layout;
 mod norm;
+mod recompute;
 mod rotary;
 mod size;
 #[cfg(test)]
@@ -17,12 +18,18 @@ mod weights;
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig},
-    tensor::{Device, Int, Tensor, module::embedding},
+    tensor::{Device, FloatDType, Int, Tensor},
 };
 use stoker_crds::training::model::{PositionEncoding, TransformerConfig};
 
+pub(crate) use self::recompute::Recompute;
 pub(super) use self::size::{attention_flops, training_activations};
-use self::{block::Block, initial::Initial, norm::Norm, rotary::Rotary};
+use self::{
+    block::Block,
+    initial::Initial,
+    norm::Norm,
+    rotary::{Angles, Rotary},
+};
 pub use self::{
     generate::Generation,
     hugging_face::{HuggingFaceError, from_hugging_face_config, to_hugging_face_config},
@@ -90,29 +97,49 @@ impl Transformer {
         self.vocabulary
     }
 
+    /// What its weights are kept in.
+    pub(super) fn dtype(&self) -> FloatDType {
+        self.tokens.val().dtype().into()
+    }
+
     /// `[batch, length]` tokens → `[batch, length, width]`, from which [`Self::logits`] and [`Self::loss`] follow.
     ///
-    /// Drops units out only on a device with autodiff ([`Module::train`]). Tokens must be less than the vocabulary, and the
-    /// length at most the context.
+    /// It computes in the precision of its weights. Drops units out only on a device with autodiff ([`Module::train`]). Tokens
+    /// must be less than the vocabulary, and the length at most the context.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let [_, length] = tokens.dims();
-        let vectors = embedding(self.tokens.val(), tokens);
-        let vectors = match &self.positions {
-            Some(positions) => vectors + positions.val().narrow(0, 0, length).unsqueeze::<3>(),
-            None => vectors,
-        };
-        let angles = self.rotary.as_ref().map(|rotary| rotary.first(length, &vectors.device()));
-        let start = self.dropout.forward(vectors);
+        let angles = self.angles(&tokens);
+        let start = self.embed(tokens);
         let end = self.blocks.iter().fold(start, |x, block| block.forward(x, angles.as_ref()));
         self.norm.forward(end)
     }
 
+    /// What the first block reads: `[batch, length]` tokens → `[batch, length, width]`.
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        self.embed_with(self.tokens.val(), self.positions.as_ref().map(Param::val), tokens)
+    }
+
+    fn embed_with(&self, table: Tensor<2>, positions: Option<Tensor<2>>, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let [_, length] = tokens.dims();
+        let vectors = ops::embedding(table, tokens);
+        let vectors = match positions {
+            Some(positions) => vectors + positions.narrow(0, 0, length).unsqueeze::<3>(),
+            None => vectors,
+        };
+        self.dropout.forward(vectors)
+    }
+
+    /// The angles of the positions of `[batch, length]` tokens, if positions are rotary.
+    fn angles(&self, tokens: &Tensor<2, Int>) -> Option<Angles> {
+        let [_, length] = tokens.dims();
+        self.rotary.as_ref().map(|rotary| rotary.first(length, &tokens.device()))
+    }
+
     /// What [`Self::forward`] gave, `[batch, length, width]` → `[batch, length, vocabulary]`: the logarithm of each token's
-    /// probability to be the next one, but for a constant.
+    /// probability to be the next one, but for a constant; in 32-bit floats.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let [batch, length, width] = hidden.dims();
-        let logits = hidden.reshape([batch * length, width]).matmul(self.head().transpose());
-        logits.narrow(1, 0, self.vocabulary).reshape([batch, length, self.vocabulary])
+        let logits = hidden.reshape([batch * length, width]).matmul(self.head().val().transpose());
+        logits.narrow(1, 0, self.vocabulary).reshape([batch, length, self.vocabulary]).cast(FloatDType::F32)
     }
 
     /// The weighted mean cross-entropy, `[1]`, of the tokens that come next, `targets`, after `tokens`: both `[batch,
@@ -120,15 +147,26 @@ impl Transformer {
     ///
     /// It is computed in 32-bit floats and by some rows at a time, so that a large vocabulary needs little memory.
     pub fn loss(&self, tokens: Tensor<2, Int>, targets: Tensor<2, Int>, weights: Tensor<2>) -> Tensor<1> {
-        let [batch, length] = tokens.dims();
-        let rows = batch * length;
-        let hidden = self.forward(tokens).reshape([rows, self.config.width as usize]);
-        let (targets, weights) = (targets.reshape([rows]), weights.reshape([rows]));
-        ops::linear_cross_entropy(hidden, self.head(), targets, weights, self.vocabulary)
+        let hidden = self.forward(tokens);
+        loss(hidden, self.head().val(), targets, weights, self.vocabulary)
     }
 
     /// `[padded vocabulary, width]`.
-    fn head(&self) -> Tensor<2> {
-        self.head.as_ref().unwrap_or(&self.tokens).val()
+    fn head(&self) -> &Param<Tensor<2>> {
+        self.head.as_ref().unwrap_or(&self.tokens)
     }
+}
+
+/// [`Transformer::loss`] of what [`Transformer::forward`] gave, `[batch, length, width]`, and a head.
+fn loss(
+    hidden: Tensor<3>,
+    head: Tensor<2>,
+    targets: Tensor<2, Int>,
+    weights: Tensor<2>,
+    vocabulary: usize,
+) -> Tensor<1> {
+    let [batch, length, width] = hidden.dims();
+    let rows = batch * length;
+    let (targets, weights) = (targets.reshape([rows]), weights.reshape([rows]));
+    ops::linear_cross_entropy(hidden.reshape([rows, width]), head, targets, weights, vocabulary)
 }

@@ -3,7 +3,7 @@
 use stoker_crds::training::model::{Normalization, PositionEncoding, TransformerActivation, TransformerConfig};
 
 use crate::model::{
-    estimate::{Activations, Workload},
+    estimate::{Activations, FLOAT, Workload},
     ops,
 };
 
@@ -26,11 +26,13 @@ pub fn parameter_count(config: &TransformerConfig, vocabulary: u32) -> u64 {
 /// With n = batch · context tokens, widths as at [`parameter_count`], and GELU (SwiGLU: one more u):
 /// - in each block, for each token, where the operations are fused: 6w + 2s for normalizations, queries, keys, values and the
 ///   inputs of linear layers (with rotary positions w + s more), one number per head, and 2u inside the feed-forward layer;
-/// - where they are composed of elementary ones: 8w + 2s, 5u, and 2 · heads · context for attention;
+/// - where they are composed of elementary ones: 4w + 2s, 5u, and heads · context for attention in the precision of the
+///   computation, and in 32-bit floats 4w for normalizations and heads · context for the exponentials of attention;
 /// - 4w for each token before and after the blocks;
 /// - the logits of the chunk of tokens that the loss is computed on at a time, where nothing is fused with two tensors as
-///   large, and a gradient of the vocabulary's matrix.
+///   large, and a gradient of the vocabulary's matrix, in 32-bit floats; and where 16 bits are computed in, that matrix too.
 ///
+/// With activation checkpointing that is kept of one block at a time, and of each block only the w that go in.
 /// Dropout keeps 3w more per block and token. What surely is kept are the inputs of the linear layers: 3w + u.
 pub(in crate::model) fn training_activations(
     config: &TransformerConfig,
@@ -98,6 +100,7 @@ impl<'a> Sizes<'a> {
     fn activations(&self, workload: Workload) -> u128 {
         let Self { config, vocabulary, layers, width, units, shared } = *self;
         let (tokens, heads, context) = (self.tokens(workload), u128::from(config.heads), u128::from(config.context));
+        let (number, float) = (u128::from(workload.number()), u128::from(FLOAT));
         let gated = if config.activation == TransformerActivation::SwiGLU { units } else { 0 };
         let dropout = if config.dropout > 0.0 { 3 * width } else { 0 };
         let rotated = match config.positions {
@@ -106,17 +109,26 @@ impl<'a> Sizes<'a> {
         };
         let logits = tokens * vocabulary;
         let (block, logits) = if workload.is_fused {
-            (6 * width + 2 * shared + rotated + heads + 2 * units + gated, logits.min(FUSED_LOGITS))
+            let numbers = 6 * width + 2 * shared + rotated + heads + 2 * units + gated;
+            (numbers * number, logits.min(FUSED_LOGITS))
         } else {
-            (8 * width + 2 * shared + 5 * units + 2 * heads * context, 3 * logits.min(ops::CHUNK_LOGITS as u128))
+            let attention = heads * context;
+            let narrow = 4 * width + 2 * shared + 5 * units + attention;
+            (narrow * number + (4 * width + attention) * float, 3 * logits.min(ops::CHUNK_LOGITS as u128))
         };
-        let blocks = (layers * tokens).saturating_mul(block + dropout);
-        blocks.saturating_add(4 * width * tokens + logits + vocabulary * width)
+        let block = block + dropout * number;
+        let matrices = if number == float { 1 } else { 2 };
+        let blocks = if workload.activation_checkpointing { layers * width * number + block } else { layers * block };
+        let ends = 4 * width * tokens * number + (logits + matrices * vocabulary * width) * float;
+        tokens.saturating_mul(blocks).saturating_add(ends)
     }
 
-    /// The inputs of the blocks' matrices.
+    /// The inputs of the blocks' matrices, or, with activation checkpointing, those of one block and of the blocks.
     fn inputs(&self, workload: Workload) -> u128 {
-        (self.layers * self.tokens(workload)).saturating_mul(3 * self.width + self.units)
+        let Self { layers, width, units, .. } = *self;
+        let block = 3 * width + units;
+        let numbers = if workload.activation_checkpointing { layers * width + block } else { layers * block };
+        self.tokens(workload).saturating_mul(numbers * u128::from(workload.number()))
     }
 
     fn tokens(&self, workload: Workload) -> u128 {
@@ -186,9 +198,9 @@ mod tests {
     #[test]
     fn activations_grow_with_the_batch_by_what_the_operations_keep() {
         let growth = |config: &TransformerConfig, is_fused| {
-            let of = |batch| training_activations(config, 50_257, Workload { batch, optimizer_states: 2, is_fused });
+            let of = |batch| training_activations(config, 50_257, Workload { batch, is_fused, ..Workload::default() });
             let (small, large) = (of(1000), of(1001));
-            (large.estimated - small.estimated, large.least - small.least)
+            ((large.estimated - small.estimated) / 4, (large.least - small.least) / 4)
         };
         // For each of 1024 tokens 12 blocks, and 4·768 outside of them.
         let gpt2 = preset(Preset::Gpt2);
@@ -213,7 +225,7 @@ mod tests {
         };
         assert_eq!(parameter_count(&config, u32::MAX), u64::MAX);
         for is_fused in [true, false] {
-            let workload = Workload { batch: u32::MAX, optimizer_states: 2, is_fused };
+            let workload = Workload { batch: u32::MAX, is_fused, ..Workload::default() };
             let activations = training_activations(&config, u32::MAX, workload);
             assert_eq!((activations.estimated, activations.least), (u64::MAX, u64::MAX));
         }

@@ -5,18 +5,18 @@ mod mlp;
 
 use std::{borrow::Cow, collections::HashMap};
 
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 
 pub(super) use self::files::WeightFiles;
 use super::{ModelError, Network};
 
-/// A tensor on its way to a file: 32-bit floats on the host.
+/// A tensor on its way to a file: floats on the host, of 32 bits or brain floats of 16.
 pub(crate) struct HostTensor(pub(crate) TensorData);
 
 impl View for &HostTensor {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        if self.0.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 }
     }
 
     fn shape(&self) -> &[usize] {
@@ -74,8 +74,9 @@ pub(crate) fn to_host(model: &Network) -> Result<HostTensors, ModelError> {
 
 /// A tensor's numbers, on the host.
 pub(super) fn fetch<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor, ModelError> {
-    let data = tensor.cast(FloatDType::F32).try_into_data().map_err(ModelError::Execution)?;
-    Ok(HostTensor(data))
+    let is_brain = tensor.dtype() == DType::BF16;
+    let tensor = if is_brain { tensor } else { tensor.cast(FloatDType::F32) };
+    Ok(HostTensor(tensor.try_into_data().map_err(ModelError::Execution)?))
 }
 
 /// Whether the file holds a tensor of that name, 32-bit floats of that shape.

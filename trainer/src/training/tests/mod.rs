@@ -6,8 +6,10 @@ mod gpu;
 mod language;
 mod learning;
 mod optimizers;
+mod precision;
 mod resume;
 mod storage_failures;
+mod transformers;
 
 use std::sync::{LazyLock, Mutex};
 

@@ -220,6 +220,33 @@ fn the_gradient_of_a_multiple_of_the_loss_is_the_multiple_of_the_gradient() {
     }
 }
 
+/// Of half a million rows each one's part of a gradient is about 6e-7, of which 16-bit floats hold a digit at most; scaled up
+/// by 65536 they hold 3.
+#[test]
+fn the_gradients_of_many_rows_do_not_vanish_in_sixteen_bits() {
+    const TIMES: usize = 100_000;
+    let device = Device::flex().autodiff();
+    let few = Prediction { weights: Tensor::ones([5], &device), ..prediction(0, &device) };
+    let [hidden, head] = few.gradients(&few.loss(5).backward());
+    let half = |x: Tensor<2>| x.detach().cast(FloatDType::F16).detach().set_require_grad(true);
+    let many = Prediction {
+        hidden: half(few.hidden.clone().repeat_dim(0, TIMES)),
+        head: half(few.head.clone()),
+        targets: few.targets.clone().repeat_dim(0, TIMES),
+        weights: Tensor::ones([5 * TIMES], &device),
+    };
+    let found = (many.loss(CHUNK_ROWS) * 65_536.0).backward();
+    let first = many.hidden.grad(&found).unwrap().narrow(0, 0, 5);
+    let close = |actual: Vec<f32>, expected: Vec<f32>, scale: f32| {
+        let largest = expected.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+        for (actual, expected) in actual.iter().zip(expected) {
+            assert!((actual / scale - expected).abs() < 0.01 * largest, "{actual} is not {expected} times {scale}");
+        }
+    };
+    close(read(first), hidden, 65_536.0 / TIMES as f32);
+    close(read(many.head.grad(&found).unwrap()), head, 65_536.0);
+}
+
 #[test]
 fn padding_adds_nothing_to_the_loss_and_gets_no_gradient() {
     let device = Device::flex().autodiff();

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "peer")]
 mod peer;
+mod recompute;
 mod weights;
 
 use burn::{
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use stoker_crds::training::model::Transformer as Spec;
 
 use super::*;
-use crate::model::{Network, to_safetensors};
+use crate::model::{GENERATOR, Network, to_safetensors};
 
 /// Not a multiple of 64.
 const VOCABULARY: usize = 70;
@@ -221,6 +222,7 @@ fn a_gradient_reaches_every_parameter() {
 
 #[test]
 fn dropout_drops_in_training_alone() {
+    let _generator = GENERATOR.lock();
     let device = Device::flex().autodiff();
     let model = transformer(json!({"layers": 1, "width": 16, "heads": 4, "dropout": 0.5}), 1, &device);
     let run = |model: &Transformer, device: &Device| read(model.forward(matrix(tokens(), device)));
