@@ -110,7 +110,7 @@ fn configuration(folder: &Path) -> Result<TrainConfig> {
         storage.secret_name = None;
     }
     let run = RunIdentity { namespace: "bench".into(), training: "cells".into(), uid: "bench".into(), number: 1 };
-    TrainConfig::resolve(spec, run, None).map_err(|error| Error::Unexpected(error.to_string()))
+    TrainConfig::resolve(spec, run, None, None).map_err(|error| Error::Unexpected(error.to_string()))
 }
 
 /// What was seen of the step loop: its first and last moment that the trainer told of.

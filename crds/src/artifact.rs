@@ -12,6 +12,10 @@ pub const MANIFEST: &str = "manifest.json";
 pub const CONFIG: &str = "config.json";
 /// Weights of a model.
 pub const WEIGHTS: &str = "model.safetensors";
+/// What the adapters of a model are, in place of [`CONFIG`] where they alone are published; as Hugging Face's `peft` reads it.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The adapters of a model, in place of [`WEIGHTS`] where they alone are published.
+pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// The fitted transforms of a model.
 pub const PREPROCESSOR: &str = "preprocessor.json";
 /// The tokenizer of a language model, as Hugging Face's `tokenizers` read it.

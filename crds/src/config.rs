@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::training::{
     Data, Model, ModelTrainingSpec, Resources, Storage, Task, Train,
     data::Format,
-    model::{InvalidTransformer, TransformerConfig},
+    model::{BaseFormat, BaseModel, BaseSource, BaseVersion, FineTune, InvalidTransformer, ModelConfig},
     optimize::{Checkpoint, Length, Loss},
+    storage::{BASE_MOUNT, STORAGE_MOUNT},
 };
 
 /// The key of the run's ConfigMap, and the name of the file that the trainer reads.
@@ -51,7 +52,7 @@ pub struct TrainConfig {
     /// The data.
     pub data: Data<Format>,
     /// The model.
-    pub model: Model<TransformerConfig>,
+    pub model: ModelConfig,
     /// How it is trained.
     pub train: Train<Loss>,
     /// How often the state is saved.
@@ -76,17 +77,25 @@ pub enum ResolveError {
     /// There is no such transformer.
     #[error("spec.model.transformer: {0}")]
     Transformer(#[from] InvalidTransformer),
+    /// Nothing, or more than one thing, is named to start from.
+    #[error("spec.model.from: set exactly one of: training, artifact, huggingFace")]
+    NoSource,
+    /// The version to start from is not known.
+    #[error("spec.model.from.training: there is no published version of '{0}' to start from")]
+    NoBase(String),
 }
 
 impl TrainConfig {
-    /// The configuration of one run of a spec.
+    /// The configuration of one run of a spec; `base` is what its `model.from.training` names.
     ///
     /// # Errors
-    /// If the storage or the format is neither given nor known by default, or there is no such transformer.
+    /// If the storage or the format is neither given nor known by default, there is no such transformer, or nothing to start
+    /// from.
     pub fn resolve(
         spec: &ModelTrainingSpec,
         run: RunIdentity,
         default_storage: Option<&Storage>,
+        base: Option<&BaseVersion>,
     ) -> Result<Self, ResolveError> {
         let storage = spec.storage.as_ref().or(default_storage).ok_or(ResolveError::NoStorage)?;
         let Data { source, format, csv, features, target, text, cast, clean, transform, split } = spec.data.clone();
@@ -96,12 +105,51 @@ impl TrainConfig {
             run,
             task: spec.task,
             data: Data { source, format, csv, features, target, text, cast, clean, transform, split },
-            model: spec.model.resolve()?,
+            model: resolve_model(&spec.model, storage, base)?,
             train: resolve_train(&spec.train, spec.task),
             checkpoint: spec.checkpoint.clone(),
             storage: storage.clone(),
             resources: spec.resources.clone(),
         })
+    }
+}
+
+fn resolve_model(model: &Model, storage: &Storage, base: Option<&BaseVersion>) -> Result<ModelConfig, ResolveError> {
+    Ok(match model {
+        Model::Mlp(mlp) => Model::Mlp(mlp.clone()),
+        Model::Transformer(transformer) => Model::Transformer(transformer.resolve()?),
+        Model::From(from) => Model::From(resolve_base(from, storage, base)?),
+    })
+}
+
+fn resolve_base(from: &FineTune, storage: &Storage, base: Option<&BaseVersion>) -> Result<BaseModel, ResolveError> {
+    let FineTune { context, dropout, lora, .. } = from.clone();
+    let (uri, format, digest, secret_name, persistent_volume_claim) =
+        match from.source().ok_or(ResolveError::NoSource)? {
+            BaseSource::Artifact(at) => {
+                let at = at.clone();
+                (at.uri, BaseFormat::Artifact, at.digest, at.secret_name, at.persistent_volume_claim)
+            }
+            BaseSource::HuggingFace(at) => {
+                let at = at.clone();
+                (at.uri, BaseFormat::HuggingFace, None, at.secret_name, at.persistent_volume_claim)
+            }
+            BaseSource::Training(training) => {
+                let base = base.ok_or_else(|| ResolveError::NoBase(training.name.clone()))?.clone();
+                let (uri, claim) = place(base.uri, base.persistent_volume_claim, storage);
+                (uri, BaseFormat::Artifact, Some(base.digest), base.secret_name, claim)
+            }
+        };
+    Ok(BaseModel { uri, format, digest, secret_name, persistent_volume_claim, context, dropout, lora })
+}
+
+/// Where a pod with this storage sees what lies in another storage: the volume of that one takes a place of its own, unless
+/// it is the same.
+fn place(uri: String, claim: Option<String>, storage: &Storage) -> (String, Option<String>) {
+    let claim = claim.filter(|claim| storage.persistent_volume_claim.as_ref() != Some(claim));
+    match (uri.strip_prefix(&format!("file://{STORAGE_MOUNT}/")), &claim) {
+        (Some(path), Some(_)) => (format!("file://{BASE_MOUNT}/{path}"), claim),
+        _ => (uri, claim),
     }
 }
 
@@ -131,5 +179,64 @@ fn resolve_train(train: &Train, task: Task) -> Train<Loss> {
         samples: train.samples.clone(),
         early_stopping: train.early_stopping.clone(),
         seed: train.seed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What a run starts from whose storage is that and whose model is started from that, where a training has published
+    /// `base`.
+    fn started(storage: Value, from: Value, base: Option<BaseVersion>) -> Result<BaseModel, ResolveError> {
+        let spec: ModelTrainingSpec = serde_json::from_value(json!({
+            "task": "LanguageModeling",
+            "data": {"source": {"uri": "s3://datasets/letters.txt"}},
+            "model": {"from": from},
+            "storage": storage,
+        }))
+        .unwrap();
+        let run = RunIdentity { namespace: "team".into(), training: "letters".into(), uid: "1".into(), number: 1 };
+        match TrainConfig::resolve(&spec, run, None, base.as_ref())?.model {
+            Model::From(base) => Ok(base),
+            Model::Mlp(_) | Model::Transformer(_) => panic!("a model to start from"),
+        }
+    }
+
+    fn published(uri: &str, claim: Option<&str>) -> Option<BaseVersion> {
+        Some(BaseVersion {
+            training: "stories".into(),
+            version: 3,
+            uri: uri.into(),
+            digest: "sha256:03".into(),
+            secret_name: Some("stories".into()),
+            persistent_volume_claim: claim.map(Into::into),
+        })
+    }
+
+    #[test]
+    fn what_a_training_published_is_an_artifact_of_that_digest_read_with_its_own_secret() {
+        let from = || json!({"training": {"name": "stories"}, "context": 64, "lora": {"rank": 4}});
+        let base = started(json!({"uri": "s3://models"}), from(), published("s3://bases/m", None)).unwrap();
+        assert_eq!((base.uri.as_str(), base.format), ("s3://bases/m", BaseFormat::Artifact));
+        assert_eq!((base.digest.as_deref(), base.secret_name.as_deref()), (Some("sha256:03"), Some("stories")));
+        let lora = base.lora.unwrap();
+        assert_eq!((base.context, lora.rank, lora.alpha, lora.targets.len()), (Some(64), 4, 16.0, 0));
+        let missing = started(json!({"uri": "s3://models"}), from(), None).unwrap_err();
+        assert_eq!(missing, ResolveError::NoBase("stories".into()));
+    }
+
+    #[test]
+    fn a_model_on_the_volume_of_another_storage_is_seen_beside_the_own_one() {
+        let from = || json!({"training": {"name": "stories"}});
+        let on = |claim: &str| {
+            let storage = json!({"uri": "file:///storage/models", "persistentVolumeClaim": "mine"});
+            let base = started(storage, from(), published("file:///storage/m/1", Some(claim))).unwrap();
+            (base.uri, base.persistent_volume_claim)
+        };
+        assert_eq!(on("mine"), ("file:///storage/m/1".into(), None));
+        assert_eq!(on("another"), ("file:///base/m/1".into(), Some("another".into())));
     }
 }

@@ -113,7 +113,7 @@ fn schedule_rule() -> ValidationRule {
 }
 
 /// What LanguageModeling asks of `data`, and what only it takes.
-fn text_rules() -> [ValidationRule; 7] {
+fn text_rules() -> [ValidationRule; 8] {
     let is_format = |name: &str, extensions: &str| {
         format!(
             "(has(self.data.format) ? self.data.format == '{name}' : self.data.source.uri.matches('\\\\.({extensions})(\\\\.(gz|bz2|xz|zst))?$'))"
@@ -121,6 +121,10 @@ fn text_rules() -> [ValidationRule; 7] {
     };
     let (is_text, is_csv) = (is_format("text", "txt|text|md"), is_format("csv", "csv"));
     [
+        rule(
+            "self.task == 'LanguageModeling' || !has(self.model.from)",
+            "model.from is for LanguageModeling: a multi-layer perceptron cannot be started from another one; set model.mlp",
+        ),
         rule(
             "self.task != 'LanguageModeling' || !has(self.data.target) || self.data.target.size() == 0",
             "data.target: LanguageModeling predicts the text itself: remove target",
@@ -148,7 +152,7 @@ fn text_rules() -> [ValidationRule; 7] {
             "data.text.documents cuts files of the format text: remove it, since each row of jsonLines and parquet is a document",
         ),
         rule(
-            "!has(self.data.text) || !has(self.data.text.tokenizer.file) || !self.data.text.tokenizer.file.uri.startsWith('file://') || has(self.data.source.persistentVolumeClaim)",
+            "!has(self.data.text) || !has(self.data.text.tokenizer) || !has(self.data.text.tokenizer.file) || !self.data.text.tokenizer.file.uri.startsWith('file://') || has(self.data.source.persistentVolumeClaim)",
             "data.text.tokenizer.file: a file:// URI lies on the volume of data.source: set data.source.persistentVolumeClaim, or take another URI",
         ),
     ]

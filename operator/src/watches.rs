@@ -30,6 +30,7 @@ use crate::{
     context::Context,
     labels::{self, Owner, RESTART_ANNOTATION},
     lean::{Deployment, Job, Pod, ReadLean},
+    training::base,
 };
 
 /// How many objects a page of an initial list holds: few, since a page is in memory as a whole.
@@ -228,6 +229,7 @@ async fn trainings(context: &Context, writer: Writer<ModelTraining>, bell: &Bell
             training.status.as_ref().map(|status| status.versions.iter().map(|v| &v.digest).collect::<Vec<_>>());
         if models.differs(&uid, is_gone, &versions) {
             deployments_of(context, &training).for_each(|deployment| bell.ring(deployment));
+            trainings_from(context, &training).for_each(|waiting| bell.ring(waiting));
         }
         if specs.differs(&uid, is_gone, &wish(&training)) && !is_gone {
             bell.ring(Owner::training(training.namespace().unwrap_or_default(), training.name_any()));
@@ -244,10 +246,23 @@ fn wish(training: &ModelTraining) -> impl Hash + use<> {
 /// The ModelTrainings of a namespace that have not finished.
 fn running_in(context: &Context, namespace: &str) -> impl Iterator<Item = Owner> + use<> {
     let namespace = namespace.to_owned();
-    context.trainings.state().into_iter().filter_map(move |training| {
+    unfinished_in(context, &namespace).map(move |training| Owner::training(namespace.clone(), training.name_any()))
+}
+
+/// The ModelTrainings that have not finished, and start from what a ModelTraining publishes.
+fn trainings_from(context: &Context, base: &ModelTraining) -> impl Iterator<Item = Owner> + use<> {
+    let (namespace, name) = (base.namespace().unwrap_or_default(), base.name_any());
+    unfinished_in(context, &namespace).filter_map(move |training| {
+        let names_it = base::of(&training).is_some_and(|base| base.name == name);
+        names_it.then(|| Owner::training(namespace.clone(), training.name_any()))
+    })
+}
+
+fn unfinished_in(context: &Context, namespace: &str) -> impl Iterator<Item = Arc<ModelTraining>> + use<> {
+    let namespace = namespace.to_owned();
+    context.trainings.state().into_iter().filter(move |training| {
         let is_finished = training.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_finished);
-        let is_there = training.metadata.namespace.as_ref() == Some(&namespace);
-        (is_there && !is_finished).then(|| Owner::training(namespace.clone(), training.name_any()))
+        training.metadata.namespace.as_ref() == Some(&namespace) && !is_finished
     })
 }
 
@@ -303,8 +318,10 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use stoker_crds::deployment::Version;
+
     use super::*;
-    use crate::training::fixtures;
+    use crate::{testing::ApiServer, training::fixtures};
 
     fn training(name: &str) -> ModelTraining {
         let mut training = fixtures::training();
@@ -336,6 +353,25 @@ mod tests {
         let expected =
             [("gone", false), ("kept", false), ("gone", true), ("kept", false), ("new", false), ("kept", true)];
         assert_eq!(seen, expected.map(|(name, is_gone)| (name.to_owned(), is_gone)));
+    }
+
+    #[tokio::test]
+    async fn what_is_published_calls_for_the_trainings_that_wait_to_start_from_it() {
+        let server = ApiServer::expecting([]);
+        let (context, mut writers) = server.context();
+        let mut finished = fixtures::fine_tuning(Version::Latest);
+        (finished.metadata.name, finished.metadata.uid) = (Some("finished".into()), Some("uid-of-finished".into()));
+        finished.status =
+            Some(stoker_crds::ModelTrainingStatus { phase: Some(Phase::Succeeded), ..Default::default() });
+        let mut elsewhere = fixtures::fine_tuning(Version::Latest);
+        elsewhere.metadata.namespace = Some("another".into());
+        for training in [fixtures::fine_tuning(Version::Latest), finished, elsewhere, training("unrelated")] {
+            writers.trainings.apply_watcher_event(&Event::Apply(training));
+        }
+        let called: Vec<Owner> = trainings_from(&context, &fixtures::base(&[1])).collect();
+        assert_eq!(called, [Owner::training("team", "digits")]);
+        drop(context);
+        server.requests().await;
     }
 
     #[test]

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Compares our transformers with Hugging Face's: the same weights must give the same logits, both ways.
 
-    pip install torch transformers safetensors
+    pip install torch transformers safetensors peft
     python3 trainer/tests/hugging_face.py make DIR     # small random models of theirs, in DIR/theirs
     STOKER_PEER_MODELS=DIR cargo test --release --workspace --lib --features stoker-trainer/peer models_of_transformers
-                                                       # compares them, and writes models of ours to DIR/ours
-    python3 trainer/tests/hugging_face.py check DIR    # loads those in transformers, and compares
+                                                       # compares them, and writes models of ours to DIR/ours, merged
+                                                       # with adapters too, and adapters alone to DIR/adapters
+    python3 trainer/tests/hugging_face.py check DIR    # loads those in transformers and in peft, and compares
 """
 
 import json
 import pathlib
 import sys
 
+import peft
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -60,20 +62,32 @@ def make(root):
         print(folder)
 
 
+def is_alike(folder, model, complete=True):
+    """Whether a model computes the logits that lie in a folder."""
+    computed = json.loads((folder / "logits.json").read_text())
+    expected = torch.tensor(computed["logits"])
+    error = (logits(model, computed["tokens"]) - expected).abs().max().item()
+    largest = expected.abs().max().item()
+    fits = complete and error <= TOLERANCE * largest
+    where = f"{folder.parent.name}/{folder.name}"
+    print(f"{'ok   ' if fits else 'WRONG'} {where}: logits up to {largest:.4g}, off by {error:.2g}")
+    return fits
+
+
 def check(root):
     wrong = 0
     for folder in sorted((root / "ours").iterdir()):
-        computed = json.loads((folder / "logits.json").read_text())
         model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-        expected = torch.tensor(computed["logits"])
-        error = (logits(model, computed["tokens"]) - expected).abs().max().item()
-        largest = expected.abs().max().item()
         # Of tied embeddings one end is not in the file.
         missing = set(info["missing_keys"]) - ({"lm_head.weight"} if model.config.tie_word_embeddings else set())
         complete = not missing and not info["unexpected_keys"]
-        fits = complete and error <= TOLERANCE * largest
-        wrong += not fits
-        print(f"{'ok   ' if fits else 'WRONG'} {folder.name}: logits up to {largest:.4g}, off by {error:.2g}; {info}")
+        wrong += not is_alike(folder, model, complete)
+        if not complete:
+            print(f"      {info}")
+    for folder in sorted((root / "adapters").iterdir()):
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+        wrong += not is_alike(folder, model)
     if wrong:
         sys.exit(f"{wrong} models differ")
 

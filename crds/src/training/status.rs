@@ -11,6 +11,7 @@ use crate::{
     metric::{Metrics, Split},
     progress::{DataStats, HistoryPoint, Sample, Stage, Throughput},
     report::Reason,
+    training::model::BaseVersion,
 };
 
 /// The most published versions that status lists; older ones stay in storage.
@@ -32,6 +33,9 @@ pub struct ModelTrainingStatus {
     /// Digest of what the run was started with; a spec of another digest starts the next run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_digest: Option<String>,
+    /// What the run starts from, where `model.from.training` names a training: the same in all its pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseVersion>,
     /// How far the run is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<TrainingProgress>,

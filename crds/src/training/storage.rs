@@ -7,10 +7,14 @@ use serde::{Deserialize, Serialize};
 pub const DATA_ENV_PREFIX: &str = "DATA_";
 /// Prefix of the environment variables that carry the credentials of `spec.storage`, or of a served model.
 pub const STORAGE_ENV_PREFIX: &str = "STORAGE_";
+/// Prefix of the environment variables that carry the credentials of `spec.model.from`.
+pub const BASE_ENV_PREFIX: &str = "BASE_";
 /// Where the volume of `spec.data.source` is mounted: `file:///data/…`.
 pub const DATA_MOUNT: &str = "/data";
 /// Where the volume of `spec.storage` is mounted: `file:///storage/…`.
 pub const STORAGE_MOUNT: &str = "/storage";
+/// Where the volume of `spec.model.from` is mounted: `file:///base/…`.
+pub const BASE_MOUNT: &str = "/base";
 /// The schemes of URIs that are taken.
 pub const SCHEMES: [&str; 4] = ["s3://", "gs://", "az://", "file:///"];
 

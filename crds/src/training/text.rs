@@ -31,8 +31,9 @@ pub struct Text {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub messages: Option<String>,
-    /// How text becomes tokens. The default is `bytes`.
-    pub tokenizer: Tokenizer,
+    /// How text becomes tokens. The default is `bytes`, and with `model.from` the tokenizer of the model that is started from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Tokenizer>,
     /// How files of the format text become documents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub documents: Option<Documents>,
@@ -67,12 +68,6 @@ pub enum Tokenizer {
     Bpe(Bpe),
     /// A byte-pair encoding that was fitted before, as a `tokenizer.json` of Hugging Face.
     File(TokenizerFile),
-}
-
-impl Default for Tokenizer {
-    fn default() -> Self {
-        Self::Bytes(Bytes::default())
-    }
 }
 
 /// Each byte of a text is a token.

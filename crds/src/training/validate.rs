@@ -115,7 +115,9 @@ impl ModelTrainingSpec {
         );
         if let Some(text) = &data.text {
             check_documents(text, self.format() == Some(Format::Text), check);
-            check_tokenizer(&text.tokenizer, check);
+            if let Some(tokenizer) = &text.tokenizer {
+                check_tokenizer(tokenizer, check);
+            }
         }
     }
 
@@ -204,11 +206,22 @@ impl ModelTrainingSpec {
                     check.that(false, "spec.model.transformer", &problem);
                 }
             }
+            Model::From(from) => {
+                for (field, problem) in from.problems() {
+                    check.that(false, field, problem);
+                }
+                if let Some(artifact) = &from.artifact {
+                    check.uri("spec.model.from.artifact.uri", &artifact.uri);
+                }
+                if let Some(folder) = &from.hugging_face {
+                    check.uri("spec.model.from.huggingFace.uri", &folder.uri);
+                }
+            }
         }
         check.that(
-            matches!(self.model, Model::Transformer(_)) == (self.task == Task::LanguageModeling),
+            matches!(self.model, Model::Mlp(_)) == (self.task != Task::LanguageModeling),
             "spec.model",
-            "LanguageModeling takes a transformer, Regression and Classification an mlp",
+            "LanguageModeling takes a transformer, or from; Regression and Classification take an mlp",
         );
     }
 

@@ -16,7 +16,10 @@ use stoker_crds::{
     config::{CONFIG_DIR, CONFIG_FILE, SCRATCH_DIR},
     progress::PROGRESS_PORT,
     report::{FINAL_EXIT_CODES, PREEMPTED_EXIT_CODE},
-    training::storage::{DATA_ENV_PREFIX, DATA_MOUNT, STORAGE_ENV_PREFIX, STORAGE_MOUNT},
+    training::{
+        Model,
+        storage::{BASE_ENV_PREFIX, BASE_MOUNT, DATA_ENV_PREFIX, DATA_MOUNT, STORAGE_ENV_PREFIX, STORAGE_MOUNT},
+    },
 };
 
 use super::validate::ValidRun;
@@ -117,9 +120,18 @@ fn pod(run: &ValidRun) -> PodPlan<'_> {
     if let Some(name) = config.storage.persistent_volume_claim.as_deref() {
         volumes.push(Mount { name: "storage", path: STORAGE_MOUNT, source: Source::Claim { name, read_only: false } });
     }
+    let base = match &config.model {
+        Model::From(base) => Some(base),
+        Model::Mlp(_) | Model::Transformer(_) => None,
+    };
+    if let Some(name) = base.and_then(|base| base.persistent_volume_claim.as_deref()) {
+        volumes.push(Mount { name: "base", path: BASE_MOUNT, source: Source::Claim { name, read_only: true } });
+    }
+    let base_secret = base.and_then(|base| base.secret_name.as_deref());
     let storage_secret = config.storage.secret_name.as_deref();
     let data_secret = config.data.source.secret_name.as_deref().or(storage_secret);
-    let credentials = [(DATA_ENV_PREFIX, data_secret), (STORAGE_ENV_PREFIX, storage_secret)];
+    let credentials =
+        [(DATA_ENV_PREFIX, data_secret), (STORAGE_ENV_PREFIX, storage_secret), (BASE_ENV_PREFIX, base_secret)];
     PodPlan {
         container: labels::TRAINER,
         labels: labels_of(run),
@@ -170,7 +182,7 @@ mod tests {
         let (mut training, settings) = (fixtures::training(), fixtures::settings());
         change(&mut training);
         let run = Run::of(&training).unwrap();
-        build(&validate(&training, &run, &settings).unwrap(), &settings).unwrap()
+        build(&validate(&training, &run, None, &settings).unwrap(), &settings).unwrap()
     }
 
     #[test]
@@ -178,6 +190,29 @@ mod tests {
         let objects = objects(|_| ());
         insta::assert_yaml_snapshot!("config_map", objects.config_map);
         insta::assert_yaml_snapshot!("job", objects.job);
+    }
+
+    #[test]
+    fn a_model_to_start_from_brings_its_secret_and_its_volume() {
+        let from = |value: serde_json::Value| {
+            let objects = objects(|training| {
+                training.spec = fixtures::fine_tuning(stoker_crds::deployment::Version::Latest).spec;
+                training.spec.model = serde_json::from_value(serde_json::json!({"from": value})).unwrap();
+            });
+            objects.job.spec.unwrap().template.spec.unwrap()
+        };
+        let pod = from(serde_json::json!({"huggingFace": {"uri": "s3://models/gpt2/", "secretName": "hub"}}));
+        let credentials = pod.containers[0].env_from.clone().unwrap();
+        let base = credentials.iter().find(|source| source.prefix.as_deref() == Some("BASE_")).unwrap();
+        assert_eq!(base.secret_ref.as_ref().unwrap().name, "hub");
+
+        let on_volume = serde_json::json!({"artifact": {"uri": "file:///base/m", "persistentVolumeClaim": "bases"}});
+        let pod = from(on_volume);
+        let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+        let mount = mounts.iter().find(|mount| mount.mount_path == "/base").unwrap();
+        let volume = pod.volumes.unwrap().into_iter().find(|volume| volume.name == mount.name).unwrap();
+        let claim = volume.persistent_volume_claim.unwrap();
+        assert_eq!((claim.claim_name.as_str(), claim.read_only), ("bases", Some(true)));
     }
 
     #[test]

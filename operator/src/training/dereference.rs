@@ -9,7 +9,7 @@ use stoker_crds::{
     training::status::{ModelTrainingStatus, StatusError},
 };
 
-use super::{job::JobView, run::Run};
+use super::{base, job::JobView, run::Run};
 use crate::{
     context::Context,
     events,
@@ -34,6 +34,8 @@ pub struct Observed {
     pub pods: Vec<Arc<PodView>>,
     /// What its newest pod answered last.
     pub progress: Option<Arc<Progress>>,
+    /// The ModelTraining that it starts from, if it names one that exists.
+    pub base: Option<Arc<ModelTraining>>,
     /// What stops its pod, where only events say it.
     pub obstacle: Option<StatusError>,
     /// The last lines of the log of the newest pod that failed without a report.
@@ -111,6 +113,7 @@ pub async fn dereference(
     let progress = pods.last().and_then(|pod| context.progress.latest(&pod.uid));
     let mut observed = Observed { job: of_run, leftover, older_jobs, pods, progress, ..Observed::default() };
     if !run.is_finished {
+        observed.base = base::of(training).and_then(|base| context.training(&namespace, &base.name));
         observed.obstacle = obstacle(context, &namespace, &observed, old).await;
         observed.log_tail = log_tail(context, &namespace, &observed, old).await;
     }

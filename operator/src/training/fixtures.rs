@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
-use stoker_crds::{ModelTraining, ModelTrainingSpec, Progress, Reason, RunReport};
+use stoker_crds::{ModelTraining, ModelTrainingSpec, Progress, Reason, RunReport, deployment::Version};
 
 use super::{
     job::{End, JobView},
@@ -33,6 +33,41 @@ pub(crate) fn training() -> ModelTraining {
         ..ObjectMeta::default()
     };
     ModelTraining { metadata, spec, status: None }
+}
+
+/// A ModelTraining that starts from what `stories` publishes, not reconciled yet.
+pub(crate) fn fine_tuning(version: Version) -> ModelTraining {
+    let mut training = training();
+    training.spec = serde_json::from_value(json!({
+        "task": "LanguageModeling",
+        "data": {"source": {"uri": "s3://datasets/letters/*.txt"}, "format": null},
+        "model": {"from": {"training": {"name": "stories", "version": version}, "lora": {"rank": 4}}},
+        "storage": {"uri": "s3://models", "secretName": "s3"},
+    }))
+    .unwrap();
+    training
+}
+
+/// The ModelTraining `stories` of a language model, with these versions.
+pub(crate) fn base(versions: &[u32]) -> ModelTraining {
+    let version = |number: &u32| {
+        json!({
+            "version": number, "uri": format!("s3://bases/team/stories/models/{number}"),
+            "digest": format!("sha256:{number:064}"), "publishedAt": "2027-01-15T08:00:00Z",
+        })
+    };
+    let mut base = training();
+    (base.metadata.name, base.metadata.uid) = (Some("stories".into()), Some("uid-of-stories".into()));
+    base.spec = serde_json::from_value(json!({
+        "task": "LanguageModeling",
+        "data": {"source": {"uri": "s3://datasets/stories/*.txt"}, "format": null},
+        "model": {"transformer": {"preset": "tiny"}},
+        "storage": {"uri": "s3://bases", "secretName": "base-s3"},
+    }))
+    .unwrap();
+    let versions: Vec<_> = versions.iter().rev().map(version).collect();
+    base.status = Some(serde_json::from_value(json!({"model": versions.first(), "versions": versions})).unwrap());
+    base
 }
 
 /// The settings of an operator that was installed with nothing but defaults.

@@ -1,6 +1,7 @@
 //! `ModelTraining`: dereference → validate → build → apply → status.
 
 pub mod apply;
+pub mod base;
 pub mod build;
 pub mod dereference;
 #[cfg(test)]
@@ -20,7 +21,10 @@ use kube::{
     ResourceExt,
     runtime::{controller::Action, events::EventType},
 };
-use stoker_crds::{ModelTraining, ModelTrainingStatus, training::status::Phase};
+use stoker_crds::{
+    ModelTraining, ModelTrainingStatus, Reason,
+    training::{model::BaseVersion, status::Phase},
+};
 
 use self::{
     apply::Applied,
@@ -48,7 +52,8 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
     let old = training.status.clone().unwrap_or_default();
     let run = Run::of(&training)?;
     let observed = dereference(&context, &training, &run, &old).await;
-    let applied = if run.is_finished { None } else { Some(advance(&training, &run, &observed, &context).await) };
+    let (base, applied) =
+        if run.is_finished { (None, None) } else { started(&training, &run, &observed, &context).await };
 
     // A Job that was just made, or deleted, is part of what is observed.
     let owner = Owner::training(&namespace, &name);
@@ -58,6 +63,7 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
         generation: training.metadata.generation,
         suspend: training.spec.suspend,
         run: &run,
+        base: base.as_ref(),
         observed: &observed,
         applied: applied.as_ref().map(Result::as_ref),
         now: context.now(),
@@ -67,7 +73,11 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
         write(&context, &context.written_trainings, training.as_ref(), &new).await?;
         tell(&context, &training, &old, &new).await;
     }
-    applied.transpose()?;
+    match applied {
+        // The training that a run starts from is watched, and until it has published there is nothing to try.
+        Some(Err(error)) if error.reason() != Reason::ModelNotFound => return Err(error),
+        _ => {}
+    }
 
     let expires = ttl::expire(&context, &training, &new).await?;
     let next_look = if run.is_finished { None } else { status::next_look(&observed, context.now()) };
@@ -79,10 +89,33 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
     })
 }
 
+/// What a run that has not ended starts from, where it names a training, and what was done for the run.
+async fn started(
+    training: &ModelTraining,
+    run: &Run,
+    observed: &Observed,
+    context: &Context,
+) -> (Option<BaseVersion>, Option<Result<Applied>>) {
+    let storage = context.settings.default_storage.as_ref();
+    match base::resolve(training, run, observed.base.as_deref(), storage) {
+        Ok(base) => {
+            let applied = advance(training, run, base.as_ref(), observed, context).await;
+            (base, Some(applied))
+        }
+        Err(error) => (None, Some(Err(error))),
+    }
+}
+
 /// Takes a run that has not ended one step further.
-async fn advance(training: &ModelTraining, run: &Run, observed: &Observed, context: &Context) -> Result<Applied> {
+async fn advance(
+    training: &ModelTraining,
+    run: &Run,
+    base: Option<&BaseVersion>,
+    observed: &Observed,
+    context: &Context,
+) -> Result<Applied> {
     let settings: &Settings = &context.settings;
-    let run = validate(training, run, settings)?;
+    let run = validate(training, run, base, settings)?;
     let objects = build(&run, settings)?;
     apply::prune(context, &run, observed).await?;
     apply::apply(context, &run, &objects, observed).await

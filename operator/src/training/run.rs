@@ -15,6 +15,8 @@ pub struct Run {
     pub digest: RunDigest,
     /// Whether status does not know it yet.
     pub is_new: bool,
+    /// Whether it is the run that status knows, perhaps in another pod: what it began with, it goes on with.
+    pub goes_on: bool,
     /// Whether it has ended: then nothing starts it again, whatever became of its Job.
     pub is_finished: bool,
 }
@@ -54,14 +56,15 @@ impl Run {
             Some((status, started, status.phase?))
         });
         Ok(match last {
-            None => Self { number: 1, digest, is_new: true, is_finished: false },
+            None => Self { number: 1, digest, is_new: true, goes_on: false, is_finished: false },
             Some((status, started, phase)) => {
-                let is_new = started.learns != digest.learns || phase == Phase::Failed && started.pod != digest.pod;
+                let goes_on = started.learns == digest.learns;
+                let is_new = !goes_on || phase == Phase::Failed && started.pod != digest.pod;
                 // What is learned stays: the failed run goes on from its checkpoints in another pod. And a run that never had
                 // a pod has left nothing anywhere: its number is still free.
-                let step = u32::from(started.learns != digest.learns && status.pod.is_some());
+                let step = u32::from(!goes_on && status.pod.is_some());
                 let is_finished = !is_new && phase.is_finished();
-                Self { number: status.run.saturating_add(step), digest, is_new, is_finished }
+                Self { number: status.run.saturating_add(step), digest, is_new, goes_on, is_finished }
             }
         })
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
-use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, training::status::Phase};
+use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, deployment::Version, training::status::Phase};
 
 use super::{
     build::{Objects, build},
@@ -39,7 +40,7 @@ fn written(requests: &[Seen]) -> ModelTrainingStatus {
 /// What the first run of the training needs.
 fn objects() -> Objects {
     let (training, settings) = (fixtures::training(), fixtures::settings());
-    let run = validate(&training, &Run::of(&training).unwrap(), &settings).unwrap();
+    let run = validate(&training, &Run::of(&training).unwrap(), None, &settings).unwrap();
     build(&run, &settings).unwrap()
 }
 
@@ -246,6 +247,47 @@ async fn a_spec_that_cannot_be_run_is_said_in_status() {
     insta::assert_yaml_snapshot!("invalid_status", written(&server.requests().await));
 }
 
+/// Reconciles a training that starts from `base` once, after `status`.
+async fn look(base: Option<ModelTraining>, status: Option<ModelTrainingStatus>, steps: Vec<Step>) -> Vec<Seen> {
+    let server = ApiServer::expecting(steps);
+    let (context, mut writers) = server.context();
+    base.into_iter().for_each(|base| writers.trainings.apply_watcher_event(&Event::Apply(base)));
+    let training = ModelTraining { status, ..fixtures::fine_tuning(Version::Latest) };
+    reconcile(Arc::new(training), Arc::new(context)).await.unwrap();
+    server.requests().await
+}
+
+#[tokio::test]
+async fn a_run_waits_for_the_model_that_it_starts_from_and_starts_when_it_is_published() {
+    let mut status = None;
+    for (base, steps, part) in [
+        (None, vec![status_written(), Step::echo("POST", EVENTS)], "there is no ModelTraining 'stories'"),
+        (Some(fixtures::base(&[])), vec![status_written()], "has not published a model yet"),
+    ] {
+        let waiting = written(&look(base, status, steps).await);
+        let error = waiting.error.as_ref().unwrap();
+        assert!(error.reason == Reason::ModelNotFound && error.message.contains(part), "{}", error.message);
+        let ready = waiting.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "ModelNotFound"));
+        assert_eq!((waiting.phase, &waiting.base), (Some(Phase::Pending), &None));
+        status = Some(waiting);
+    }
+
+    let steps =
+        vec![Step::echo("PATCH", POLICY), Step::echo("POST", CONFIG_MAPS), Step::echo("POST", JOBS), status_written()];
+    let requests = look(Some(fixtures::base(&[1, 2])), status, steps).await;
+    let healed = written(&requests);
+    assert_eq!((healed.phase, &healed.error), (Some(Phase::Pending), &None));
+    let base = healed.base.unwrap();
+    assert_eq!((base.version, base.uri.as_str()), (2, "s3://bases/team/stories/models/2"));
+
+    let config: Value = serde_json::from_str(requests[1].body["data"]["config.json"].as_str().unwrap()).unwrap();
+    let from = &config["model"]["from"];
+    assert_eq!((from["uri"].as_str(), from["digest"].as_str()), (Some(base.uri.as_str()), Some(base.digest.as_str())));
+    let credentials = requests[2].body["spec"]["template"]["spec"]["containers"][0]["envFrom"].to_string();
+    assert!(credentials.contains(r#""prefix":"BASE_""#) && credentials.contains("base-s3"), "{credentials}");
+}
+
 #[tokio::test]
 async fn a_refusal_of_the_api_server_is_said_in_status() {
     let server = ApiServer::expecting([
@@ -296,6 +338,7 @@ fn finished(training: &ModelTraining) -> ModelTrainingStatus {
         generation: training.metadata.generation,
         suspend: false,
         run: &run,
+        base: None,
         observed: &observed,
         applied: None,
         now: fixtures::now(),

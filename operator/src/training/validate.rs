@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 use stoker_crds::{
     ModelTraining, Reason, TrainConfig,
     config::RunIdentity,
-    training::{Scheduling, storage::SCHEMES},
+    training::{Model, Scheduling, model::BaseVersion, storage::SCHEMES},
 };
 
 use super::run::Run;
@@ -43,11 +43,16 @@ pub struct ValidRun {
 }
 
 /// Checks what the API server cannot: what depends on how the operator was installed, and everything once more, since
-/// a cluster may have an older schema.
+/// a cluster may have an older schema. `base` is the version that the run starts from, where it names a training.
 ///
 /// # Errors
 /// [`Error::Invalid`], which names the field and the fix.
-pub fn validate(training: &ModelTraining, run: &Run, settings: &Settings) -> Result<ValidRun> {
+pub fn validate(
+    training: &ModelTraining,
+    run: &Run,
+    base: Option<&BaseVersion>,
+    settings: &Settings,
+) -> Result<ValidRun> {
     let spec = &training.spec;
     let invalid = |message: String| Error::invalid(Reason::InvalidConfig, message);
     let incomplete = |what| Error::Incomplete(format!("ModelTraining {}", training.name_any()), what);
@@ -59,7 +64,7 @@ pub fn validate(training: &ModelTraining, run: &Run, settings: &Settings) -> Res
         uid: training.uid().ok_or_else(|| incomplete("uid"))?,
         number: run.number,
     };
-    let config = TrainConfig::resolve(spec, identity, settings.default_storage.as_ref())
+    let config = TrainConfig::resolve(spec, identity, settings.default_storage.as_ref(), base)
         .map_err(|error| invalid(error.to_string()))?;
     check_files(&config, settings)?;
     Ok(ValidRun {
@@ -80,8 +85,12 @@ pub fn validate(training: &ModelTraining, run: &Run, settings: &Settings) -> Res
 /// Refuses `file://` where the administrator turned it off.
 fn check_files(config: &TrainConfig, settings: &Settings) -> Result<()> {
     let [.., file] = SCHEMES;
+    let base = match &config.model {
+        Model::From(base) => Some(("spec.model.from", &base.uri)),
+        Model::Mlp(_) | Model::Transformer(_) => None,
+    };
     let uris = [("spec.data.source.uri", &config.data.source.uri), ("spec.storage.uri", &config.storage.uri)];
-    match uris.into_iter().find(|(_, uri)| uri.starts_with(file)) {
+    match uris.into_iter().chain(base).find(|(_, uri)| uri.starts_with(file)) {
         Some((field, uri)) if !settings.allow_file_storage => Err(Error::invalid(
             Reason::InvalidConfig,
             format!(
@@ -108,7 +117,7 @@ mod tests {
         let (mut training, mut settings) = (fixtures::training(), fixtures::settings());
         change(&mut training, &mut settings);
         let run = Run::of(&training).unwrap();
-        validate(&training, &run, &settings).unwrap_err().to_status().message
+        validate(&training, &run, None, &settings).unwrap_err().to_status().message
     }
 
     #[test]
@@ -124,7 +133,7 @@ mod tests {
             storage.uri = "gs://default".into();
             storage
         });
-        let run = validate(&training, &Run::of(&training).unwrap(), &settings).unwrap();
+        let run = validate(&training, &Run::of(&training).unwrap(), None, &settings).unwrap();
         assert_eq!(run.config.storage.uri, "gs://default");
     }
 

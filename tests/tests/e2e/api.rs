@@ -125,7 +125,7 @@ fn complete() -> Vec<DynamicObject> {
             "scheduling": {"nodeSelector": {"pool": "serving"}},
         }),
     );
-    vec![training, language_model(), deployment]
+    vec![training, language_model(), fine_tuning(), deployment]
 }
 
 /// Every field that a language model has besides.
@@ -169,6 +169,30 @@ fn language_model() -> DynamicObject {
                 },
                 "schedule": {"wsd": {"warmupSteps": 10, "decaySteps": 100, "decay": "OneMinusSqrt", "minimum": 0.001}},
                 "earlyStopping": {"metric": "validation/perplexity", "patience": 3},
+            },
+        }),
+    )
+}
+
+/// Every field of a model to start from.
+fn fine_tuning() -> DynamicObject {
+    lines::training(
+        "fine-tuning",
+        &json!({
+            "task": "LanguageModeling",
+            "data": {"source": {"uri": "s3://datasets/talks/*.jsonl"}, "features": null, "target": null},
+            "model": {
+                "mlp": null,
+                "from": {
+                    "artifact": null,
+                    "huggingFace": {
+                        "uri": "file:///base/gpt2/", "secretName": "hub", "persistentVolumeClaim": "models",
+                    },
+                    "training": null,
+                    "context": 128,
+                    "dropout": 0.1,
+                    "lora": {"rank": 16, "alpha": 32, "targets": ["c_attn", "mlp.c_proj"], "export": "Adapter"},
+                },
             },
         }),
     )

@@ -10,6 +10,7 @@ mod bad_pod;
 mod bad_storage;
 mod deletion;
 mod examples;
+mod fine_tuning;
 mod lines;
 mod load;
 mod operator;

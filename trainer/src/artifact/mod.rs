@@ -30,7 +30,7 @@ use crate::{
 /// The largest manifest that is read, in bytes; the largest valid one is about half as long.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// The largest artifact that is read into memory, in bytes.
-const MAX_ARTIFACT_BYTES: u64 = 16 << 30;
+pub(crate) const MAX_ARTIFACT_BYTES: u64 = 16 << 30;
 /// Files, and parts of a file, that are read or written at the same time.
 const CONCURRENCY: usize = 4;
 

@@ -7,13 +7,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{
     TrainConfig,
-    artifact::{CONFIG, METRICS, ModelRef, WEIGHTS},
+    artifact::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, METRICS, ModelRef, WEIGHTS},
     metric::{Metrics, Split},
+    training::{
+        Model,
+        model::{Export, Lora},
+    },
 };
 
 use super::{ArtifactError, commit::Package};
 use crate::{
-    model::to_safetensors,
+    base::BaseRef,
+    model::{to_peft, to_safetensors},
     storage::Folder,
     training::{Evaluation, Fitted, config_digest},
 };
@@ -25,6 +30,8 @@ pub struct Publication<'a> {
     pub config: &'a TrainConfig,
     /// What came of it.
     pub fitted: &'a Fitted,
+    /// The model that was started from, if one was.
+    pub base: Option<&'a BaseRef>,
     /// How what is asked becomes what the model reads, name and content: the fitted transforms, or the tokenizer.
     pub input: (&'a str, Bytes),
     /// The final metrics.
@@ -60,6 +67,9 @@ pub struct Lineage {
     pub config_digest: String,
     /// Digest of the data.
     pub dataset_fingerprint: String,
+    /// The model that was started from, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseRef>,
     /// Version of the trainer.
     pub stoker_version: String,
     /// Epochs that were trained.
@@ -73,7 +83,7 @@ pub struct Lineage {
 /// # Errors
 /// If the storage fails, or a metric is not finite.
 pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Result<ModelRef, ArtifactError> {
-    let Publication { config, fitted, input: (input_name, input), evaluations, fingerprint } = publication;
+    let Publication { config, fitted, base, input: (input_name, input), evaluations, fingerprint } = publication;
     let metrics = ModelMetrics {
         metrics: evaluations.iter().map(|(split, evaluation)| (*split, evaluation.metrics.clone())).collect(),
         confusion: evaluations
@@ -86,23 +96,39 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
             run: config.run.id(),
             config_digest: config_digest(config),
             dataset_fingerprint: fingerprint.to_owned(),
+            base: base.cloned(),
             stoker_version: env!("CARGO_PKG_VERSION").to_owned(),
             epochs: fitted.epoch,
             steps: fitted.step,
         },
     };
     let model = fitted.predictor.model();
-    let package = Package::new(
-        None,
-        vec![
+    let mut files = match (adapters_alone(config), base) {
+        (Some(lora), Some(base)) => {
+            let (description, adapters) = to_peft(model, lora, &base.uri)?;
+            vec![
+                (ADAPTER_CONFIG.into(), serde_json::to_vec_pretty(&description)?.into()),
+                (ADAPTER_WEIGHTS.into(), adapters.into()),
+            ]
+        }
+        _ => vec![
             (CONFIG.into(), fitted.predictor.architecture().to_config(model.dtype())?.into()),
             (WEIGHTS.into(), to_safetensors(model)?.into()),
-            (input_name.into(), input),
-            (METRICS.into(), serde_json::to_vec_pretty(&metrics)?.into()),
         ],
-    )?;
+    };
+    files.push((input_name.into(), input));
+    files.push((METRICS.into(), serde_json::to_vec_pretty(&metrics)?.into()));
+    let package = Package::new(None, files)?;
     let name = package.digest.trim_start_matches("sha256:").to_owned();
     let folder = root.join(&format!("{}/{}/models/{name}", config.run.namespace, config.run.training));
     let digest = package.write(&folder).await?;
     Ok(ModelRef { uri: folder.uri, digest, published_at: Timestamp::now().to_string() })
+}
+
+/// The adapters of a training, if they alone are to be published.
+fn adapters_alone(config: &TrainConfig) -> Option<&Lora> {
+    match &config.model {
+        Model::From(base) => base.lora.as_ref().filter(|lora| lora.export == Export::Adapter),
+        Model::Mlp(_) | Model::Transformer(_) => None,
+    }
 }

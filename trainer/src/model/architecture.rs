@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use stoker_crds::training::{
     Model, Task,
-    model::{Mlp as MlpSpec, TransformerConfig},
+    model::{Mlp as MlpSpec, ModelConfig, TransformerConfig},
     optimize::Loss,
     text::MAX_VOCABULARY,
 };
@@ -72,18 +72,16 @@ impl Architecture {
     /// The architecture for data of that many inputs and targets (or classes, or tokens).
     ///
     /// # Errors
-    /// If the model does not fit the task, or the loss the number of classes, or there is no such transformer.
-    pub fn new(
-        model: Model<TransformerConfig>,
-        task: Task,
-        loss: Loss,
-        inputs: usize,
-        targets: usize,
-    ) -> Result<Self, ModelError> {
+    /// If the model does not fit the task, or the loss the number of classes, there is no such transformer, or the model is one
+    /// to start from, which only its own files describe.
+    pub fn new(model: ModelConfig, task: Task, loss: Loss, inputs: usize, targets: usize) -> Result<Self, ModelError> {
         let spec = match (model, task) {
             (Model::Transformer(config), Task::LanguageModeling) => return Self::language(config, targets),
             (Model::Mlp(spec), Task::Regression | Task::Classification) => spec,
-            (Model::Transformer(_), _) | (Model::Mlp(_), Task::LanguageModeling) => return Err(ModelError::Task),
+            (Model::From(_), Task::LanguageModeling) => return Err(ModelError::NoBase),
+            (Model::Transformer(_) | Model::From(_), _) | (Model::Mlp(_), Task::LanguageModeling) => {
+                return Err(ModelError::Task);
+            }
         };
         let output_width = match (task, loss) {
             (Task::Classification, Loss::BinaryCrossEntropy) if targets != 2 => {
@@ -207,7 +205,8 @@ impl Architecture {
                 Mlp::load(spec, [*input_width, *output_width], files, device).map(Network::Mlp)
             }
             Self::Language(LanguageModel { transformer, vocabulary }) => {
-                Transformer::load(transformer, *vocabulary as usize, files, device).map(Network::Transformer)
+                let context = transformer.context;
+                Transformer::load(transformer, context, *vocabulary as usize, files, device).map(Network::Transformer)
             }
         }
     }

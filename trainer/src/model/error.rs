@@ -37,6 +37,33 @@ pub enum ModelError {
         /// How many there are.
         found: usize,
     },
+    /// A context that is longer than that of the model that is started from.
+    #[error(
+        "spec.model.from.context is {asked}, and the model that is started from reads {most} tokens: set at most {most}"
+    )]
+    Context {
+        /// The tokens that it reads.
+        most: u32,
+        /// The tokens that it was to read.
+        asked: u32,
+    },
+    /// An adapter for a layer that the model does not have.
+    #[error(
+        "spec.model.from.lora.targets: the model that is started from has no linear layer '{target}' in its blocks; it has \
+         {layers}"
+    )]
+    LoraTarget {
+        /// What was asked for.
+        target: String,
+        /// What there is.
+        layers: String,
+    },
+    /// Adapters that `peft` cannot read.
+    #[error("spec.model.from.lora.export: Adapter is for models that transformers know; set it to Merged ({0})")]
+    Adapter(#[source] Box<HuggingFaceError>),
+    /// A model to start from that was not opened.
+    #[error("the model to start from was not opened before the training began")]
+    NoBase,
     /// A model that is asked for what it does not read.
     #[error(
         "the model is a language model: it reads tokens, and is neither served nor evaluated on rows of features; use a \
@@ -106,11 +133,14 @@ impl ModelError {
             | Self::ReadsTokens
             | Self::ReadsRows
             | Self::HuggingFace(_)
+            | Self::Context { .. }
+            | Self::LoraTarget { .. }
+            | Self::Adapter(_)
             | Self::Precision(_) => Reason::InvalidConfig,
             Self::Config(_) | Self::Weights(_) | Self::Index(_) | Self::Shard { .. } | Self::Mismatch { .. } => {
                 Reason::CorruptArtifact
             }
-            Self::Width { .. } => Reason::Internal,
+            Self::Width { .. } | Self::NoBase => Reason::Internal,
             Self::Execution(error) => execution_reason(error),
         }
     }

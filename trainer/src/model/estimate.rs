@@ -32,10 +32,21 @@ pub struct Workload {
     pub precision: Precision,
     /// Whether a transformer keeps the activations of one block at a time, and of the others what goes in.
     pub activation_checkpointing: bool,
+    /// The adapters that alone are learned, if not all weights are.
+    pub adapted: Option<Adapted>,
+}
+
+/// The adapters of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adapted {
+    /// The numbers that they have.
+    pub parameters: u64,
+    /// The numbers that the weights have which they are added to.
+    pub weights: u64,
 }
 
 impl Workload {
-    /// That of a training on a device, whose optimizer keeps so many numbers for each weight.
+    /// That of a training of all weights on a device, whose optimizer keeps so many numbers for each weight.
     pub fn new(train: &Train<Loss>, optimizer_states: u32, device: &Device) -> Self {
         Self {
             batch: train.micro_batch_size(),
@@ -44,6 +55,7 @@ impl Workload {
             is_fused: train.precision == Precision::F32 && ops::are_fused(device),
             precision: train.precision,
             activation_checkpointing: train.activation_checkpointing,
+            adapted: None,
         }
     }
 
@@ -75,7 +87,9 @@ impl Architecture {
     ///
     /// With p parameters, weights and gradients are 4p bytes each, or 2p where they are kept in 16 bits, and each number that the
     /// optimizer keeps for a weight is 4p more. A copy of the weights that is computed with is 2p more; with activation
-    /// checkpointing there is only one of a block at a time. An mlp keeps the inputs of its layers, and twice their outputs for activation and dropout; `transformer/size.rs`
+    /// checkpointing there is only one of a block at a time. Where adapters alone are learned, gradients and the optimizer are of
+    /// these, and the sums of them and the matrices that they are added to are kept for the backward pass. An mlp keeps the
+    /// inputs of its layers, and twice their outputs for activation and dropout; `transformer/size.rs`
     /// says what is counted of a transformer. What an allocator holds in reserve, a checkpoint that is
     /// being written, and what the program itself needs come on top.
     pub fn estimate(&self, workload: Workload) -> Estimate {
@@ -83,12 +97,17 @@ impl Architecture {
         let (kept, number) = (bytes(stored(workload.precision)), workload.number());
         let copy = if kept == number || workload.activation_checkpointing { 0 } else { number };
         let states = FLOAT.saturating_mul(workload.optimizer_states.into());
+        let (added, learned, sums) = match workload.adapted {
+            Some(Adapted { parameters: adapters, weights }) => (adapters, adapters, weights),
+            None => (0, parameters, 0),
+        };
+        let sums = if workload.activation_checkpointing { 0 } else { sums.saturating_mul(number) };
         Estimate {
             parameters,
-            weights_bytes: parameters.saturating_mul(kept + copy),
-            gradients_bytes: parameters.saturating_mul(kept),
-            optimizer_bytes: parameters.saturating_mul(states),
-            activations_bytes: self.activations(workload).estimated,
+            weights_bytes: parameters.saturating_add(added).saturating_mul(kept + copy),
+            gradients_bytes: learned.saturating_mul(kept),
+            optimizer_bytes: learned.saturating_mul(states),
+            activations_bytes: self.activations(workload).estimated.saturating_add(sums),
         }
     }
 
@@ -180,6 +199,7 @@ mod tests {
         is_fused: true,
         precision: Precision::F32,
         activation_checkpointing: false,
+        adapted: None,
     };
 
     #[test]
@@ -221,6 +241,15 @@ mod tests {
         assert_eq!(mlp().least_memory(WORKLOAD), 60_064 + 4 * 8 * 116);
         let sgd = Workload { optimizer_states: 0, ..WORKLOAD };
         assert_eq!(mlp().estimate(sgd).optimizer_bytes, 0);
+    }
+
+    #[test]
+    fn where_adapters_alone_are_learned_the_rest_has_no_gradients_and_no_states() {
+        let (all, adapted) = (gpt2().estimate(WORKLOAD), Adapted { parameters: 1000, weights: 50_000 });
+        let estimate = gpt2().estimate(Workload { adapted: Some(adapted), ..WORKLOAD });
+        assert_eq!((estimate.parameters, estimate.weights_bytes), (124_439_808, 4 * (124_439_808 + 1000)));
+        assert_eq!((estimate.gradients_bytes, estimate.optimizer_bytes), (4000, 8000));
+        assert_eq!(estimate.activations_bytes, all.activations_bytes + 4 * 50_000);
     }
 
     #[test]

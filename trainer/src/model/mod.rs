@@ -4,6 +4,7 @@ mod architecture;
 mod device;
 mod error;
 mod estimate;
+mod fine_tune;
 mod mlp;
 mod network;
 mod ops;
@@ -18,7 +19,8 @@ pub use self::{
     architecture::{Architecture, LanguageModel, RowLayers, RowModel},
     device::{DeviceError, choose_device, device_info, is_gpu, total_memory},
     error::ModelError,
-    estimate::Workload,
+    estimate::{Adapted, Workload},
+    fine_tune::{StartingModel, WeightBytes},
     mlp::Mlp,
     network::Network,
     peak::{PeakFlops, peak_flops},
@@ -30,8 +32,9 @@ pub use self::{
 };
 pub(crate) use self::{
     device::{GENERATOR, says_out_of_memory},
+    fine_tune::{learned_weights, to_peft, with_adapters},
     predictor::read,
     role::Role,
     transformer::Recompute,
-    weights::{HostTensor, HostTensors, check, first_not_finite, serialize, to_host, values},
+    weights::{HostTensor, HostTensors, check, first_not_finite, serialize, values},
 };

@@ -7,6 +7,7 @@ use stoker_crds::{Reason, config::ResolveError, report};
 use super::manifest::ManifestError;
 use crate::{
     artifact::ArtifactError,
+    base::BaseError,
     data::DataError,
     model::{DeviceError, ModelError},
     storage::StorageError,
@@ -44,6 +45,20 @@ pub enum RunError {
     /// The data cannot be trained on.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The model cannot be started from.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// A training that is to be started from has not published here.
+    #[error(
+        "spec.model.from.training: no such version of '{training}' lies at {uri}: run that training first, with the same \
+         --storage, or correct the name or the version"
+    )]
+    NoVersion {
+        /// The training.
+        training: String,
+        /// Where its models would be.
+        uri: String,
+    },
     /// There is no such device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -72,10 +87,12 @@ impl RunError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Manifest(_) | Self::Resolve(_) | Self::Config { .. } => Reason::InvalidConfig,
+            Self::NoVersion { .. } => Reason::ModelNotFound,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Reason::DiskFull,
             Self::Io { .. } | Self::Panic(_) => Reason::Internal,
             Self::Storage(error) => error.reason(),
             Self::Data(error) => error.reason(),
+            Self::Base(error) => error.reason(),
             Self::Device(error) => error.reason(),
             Self::Model(error) => error.reason(),
             Self::Train(error) => error.reason(),

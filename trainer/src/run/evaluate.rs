@@ -11,20 +11,24 @@ use std::path::{Path, PathBuf};
 use datafusion::arrow::record_batch::RecordBatch;
 use stoker_crds::{
     TrainConfig,
-    artifact::{CONFIG, PREPROCESSOR, WEIGHTS},
+    artifact::{ADAPTER_CONFIG, CONFIG, PREPROCESSOR, TOKENIZER, WEIGHTS},
     config::RunIdentity,
     metric::{Metrics, Split},
-    training::{Resources, Storage, Task, storage::STORAGE_ENV_PREFIX},
+    training::{Resources, Storage, Task, model::BaseVersion, storage::STORAGE_ENV_PREFIX},
 };
 
 use self::{answers::Answers, served::ServedModel};
-use super::{RunError, manifest, prepared::Prepared};
+use super::{
+    RunError, manifest,
+    prepared::{Known, Prepared},
+};
 use crate::{
     artifact::{self, Artifact},
     data::{self, Output, Preprocessor, Scratch, TransformError},
-    model::{Predictor, choose_device},
+    model::{Architecture, Predictor, choose_device},
     server::artifact_uri,
     storage::Access,
+    text::{Tokenizer, Vocabulary},
     training,
 };
 
@@ -103,8 +107,8 @@ async fn evaluate_text(
     let Some(uri) = &options.model.model else {
         return Err(RunError::Server("a language model is evaluated here, and not over HTTP: give --model".into()));
     };
-    let prepared = Prepared::of(config, access, scratch, &|_| {}).await?;
     let artifact = open_artifact(uri).await?;
+    let prepared = Prepared::of(config, Some(known(&artifact)?), access, scratch, &|_| {}).await?;
     let (name, tokenizer) = prepared.input_file()?;
     if *artifact.file(name)? != tokenizer {
         return Err(RunError::Server(format!(
@@ -116,6 +120,23 @@ async fn evaluate_text(
     let sequences = prepared.split(Split::Test);
     let metrics = training::evaluate(&predictor, sequences, &|_| {})?.metrics;
     print(&metrics, sequences.len(), "sequences", options.json)
+}
+
+/// What is known of the model: a manifest that names one to start from leaves it to that one.
+fn known(artifact: &Artifact) -> Result<Known, RunError> {
+    if artifact.file(ADAPTER_CONFIG).is_ok() {
+        return Err(RunError::Server(
+            "the model is adapters (LoRA) alone, which are not evaluated without the model that they are of: publish it with \
+             lora.export Merged"
+                .into(),
+        ));
+    }
+    let architecture = Architecture::parse(artifact.file(CONFIG)?)?;
+    let language = architecture.tokens()?;
+    let refused = |error| RunError::Server(format!("the model's {TOKENIZER} cannot be used: {error}"));
+    let tokenizer = Tokenizer::from_json(artifact.file(TOKENIZER)?).map_err(refused)?;
+    let vocabulary = Vocabulary { size: language.vocabulary() as usize, tokenizer: Some(tokenizer) };
+    Ok(Known { context: language.transformer().context as usize, vocabulary })
 }
 
 fn load(artifact: &Artifact) -> Result<Predictor, RunError> {
@@ -136,7 +157,16 @@ fn resolve(training: &manifest::Training) -> Result<TrainConfig, RunError> {
         service_account_name: None,
         persistent_volume_claim: None,
     };
-    Ok(TrainConfig::resolve(&training.spec, identity, Some(&unused))?)
+    // What is evaluated is the model that is given, whatever it was started from.
+    let base = BaseVersion {
+        training: training.name.clone(),
+        version: 1,
+        uri: unused.uri.clone(),
+        digest: String::new(),
+        secret_name: None,
+        persistent_volume_claim: None,
+    };
+    Ok(TrainConfig::resolve(&training.spec, identity, Some(&unused), Some(&base))?)
 }
 
 fn data_dir(options: &Options) -> &Path {

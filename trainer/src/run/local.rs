@@ -1,5 +1,6 @@
 //! `stoker-trainer local`: the ModelTraining of a manifest, in one process, with a folder for storage.
 
+mod base;
 mod terminal;
 
 use std::{
@@ -52,13 +53,14 @@ impl Options {
 /// If the manifest cannot be used or the run fails.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunError> {
     let training = manifest::read(&options.file, options.name.as_deref())?;
-    let config = Arc::new(resolve(&training, &options)?);
+    let config = Arc::new(resolve(&training, &options).await?);
     let scratch = tempfile::tempdir()
         .map_err(|source| RunError::Io { what: "cannot make a folder for prepared data".into(), source })?;
     let tracker = Arc::new(Tracker::new(config.run.id()));
     let pipeline = Pipeline {
         config: Arc::clone(&config),
         data: options.data_access(),
+        base: base::access(&training.spec, options.data_access(), &options.storage),
         storage: Access::local(&options.storage),
         scratch: Scratch::unlimited(scratch.path()),
         tracker: Arc::clone(&tracker),
@@ -82,7 +84,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
 }
 
 /// The configuration as the operator would resolve it, for the next run of this folder, or the last one to resume.
-fn resolve(training: &Training, options: &Options) -> Result<TrainConfig, RunError> {
+async fn resolve(training: &Training, options: &Options) -> Result<TrainConfig, RunError> {
     let Training { name, namespace, spec } = training;
     let default_storage = Storage {
         uri: "s3://models".into(),
@@ -92,7 +94,9 @@ fn resolve(training: &Training, options: &Options) -> Result<TrainConfig, RunErr
     };
     let identity =
         |number| RunIdentity { namespace: namespace.clone(), training: name.clone(), uid: "local".into(), number };
-    let mut config = TrainConfig::resolve(spec, identity(1), Some(&default_storage))?;
+    let root = Access::local(&options.storage).open(&spec.storage.as_ref().unwrap_or(&default_storage).uri)?;
+    let base = base::published(spec, &root, namespace).await?;
+    let mut config = TrainConfig::resolve(spec, identity(1), Some(&default_storage), base.as_ref())?;
     let runs = local_path(&options.storage, &config.storage.uri).join(namespace).join(name).join("runs");
     let last = last_run(&runs);
     config.run.number = if options.resume { last.max(1) } else { last + 1 };
@@ -133,5 +137,96 @@ mod tests {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         assert_eq!(last_run(folder.path()), 10);
+    }
+
+    /// A bucket of text, a storage, and a manifest of trainings that start from each other.
+    struct Workplace(tempfile::TempDir);
+
+    impl Workplace {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("texts")).unwrap();
+            let lines: String = (0..60).map(|line| format!("line {line:03}\n")).collect();
+            std::fs::write(dir.path().join("texts/lines.txt"), lines).unwrap();
+            Self(dir)
+        }
+
+        async fn run(&self, name: &str, model: serde_json::Value) -> Result<(), RunError> {
+            let manifest = self.0.path().join(format!("{name}.yaml"));
+            let text = serde_json::json!({
+                "kind": "ModelTraining",
+                "metadata": {"name": name},
+                "spec": {
+                    "task": "LanguageModeling",
+                    "data": {
+                        "source": {"uri": "s3://texts/lines.txt"},
+                        "text": {"documents": {"endAt": "Line", "minLength": 1}},
+                    },
+                    "model": model,
+                    "train": {"batchSize": 4, "steps": 3},
+                },
+            });
+            std::fs::write(&manifest, text.to_string()).unwrap();
+            let options = Options {
+                file: manifest,
+                name: None,
+                data: None,
+                storage: self.0.path().join("storage"),
+                resume: false,
+            };
+            run(options, CancellationToken::new()).await
+        }
+
+        /// The files of the one model that a training has published, and their folder.
+        fn published(&self, name: &str) -> (Vec<String>, PathBuf) {
+            let models = self.0.path().join("storage/models/default").join(name).join("models");
+            let folder = std::fs::read_dir(models).unwrap().next().unwrap().unwrap().path();
+            let names =
+                std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.collect();
+            names.sort();
+            (names, folder)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_training_starts_from_another_one_and_from_a_folder_and_publishes_a_model_or_adapters() {
+        let workplace = Workplace::new();
+        let from_training = |more: serde_json::Value| {
+            let mut from = serde_json::json!({"training": {"name": "base"}});
+            from.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::json!({ "from": from })
+        };
+        let error = workplace.run("early", from_training(serde_json::json!({}))).await.unwrap_err();
+        assert!(error.to_string().contains("no such version of 'base'"), "{error}");
+
+        let small = serde_json::json!({"transformer": {"layers": 1, "width": 16, "heads": 2, "context": 8}});
+        workplace.run("base", small).await.unwrap();
+        let whole = ["config.json", "manifest.json", "metrics.json", "model.safetensors", "tokenizer.json"];
+        let (files, base) = workplace.published("base");
+        assert_eq!(files, whole);
+
+        let lora = serde_json::json!({"lora": {"rank": 2, "export": "Adapter"}});
+        workplace.run("adapters", from_training(lora)).await.unwrap();
+        let (files, adapters) = workplace.published("adapters");
+        let alone =
+            ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "metrics.json", "tokenizer.json"];
+        assert_eq!(files, alone);
+        let metrics: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(adapters.join("metrics.json")).unwrap()).unwrap();
+        let digest = format!("sha256:{}", base.file_name().unwrap().to_str().unwrap());
+        assert_eq!(metrics["lineage"]["base"]["digest"], serde_json::json!(digest));
+
+        let error = workplace.run("nested", serde_json::json!({"from": {"training": {"name": "adapters"}}})).await;
+        assert!(error.unwrap_err().to_string().contains("lora.export Merged"));
+
+        let folder = format!("file://{}", base.display());
+        let merged = serde_json::json!({"from": {"huggingFace": {"uri": folder}, "lora": {"rank": 2}, "context": 4}});
+        workplace.run("merged", merged).await.unwrap();
+        let (files, merged) = workplace.published("merged");
+        assert_eq!(files, whole);
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(merged.join("config.json")).unwrap()).unwrap();
+        assert_eq!((&config["n_positions"], &config["vocab_size"]), (&serde_json::json!(4), &serde_json::json!(257)));
     }
 }

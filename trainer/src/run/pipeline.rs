@@ -2,12 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage};
+use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage, training::Model};
 use tokio_util::sync::CancellationToken;
 
-use super::{RunError, Tracker, prepared::Prepared};
+use super::{
+    RunError, Tracker,
+    prepared::{Known, Prepared},
+};
 use crate::{
     artifact::{Publication, publish_model},
+    base::Base,
     data::Scratch,
     model::choose_device,
     storage::Access,
@@ -20,6 +24,8 @@ pub(super) struct Pipeline {
     pub(super) config: Arc<TrainConfig>,
     /// How the data's URI is opened.
     pub(super) data: Access,
+    /// How the URI of a model to start from is opened.
+    pub(super) base: Access,
     /// How the storage's URI is opened.
     pub(super) storage: Access,
     /// A folder for prepared data, which may be lost.
@@ -38,14 +44,17 @@ impl Pipeline {
         self.tracker.computes_on(device.clone());
         let root = self.storage.open(&self.config.storage.uri)?;
 
-        let prepared = Arc::new(self.prepare().await?);
-        let fitted = Arc::new(self.fit(Arc::clone(&prepared), &root, &device).await?);
+        let base = self.open_base().await?;
+        let prepared = Arc::new(self.prepare(base.as_ref()).await?);
+        let started_from = base.as_ref().map(|base| base.source().clone());
+        let fitted = Arc::new(self.fit(Arc::clone(&prepared), base, &root, &device).await?);
         let evaluations = self.evaluate(Arc::clone(&prepared), Arc::clone(&fitted)).await?;
 
         self.tracker.update(|progress| progress.stage = Stage::Publishing);
         let publication = Publication {
             config: &self.config,
             fitted: &fitted,
+            base: started_from.as_ref(),
             input: prepared.input_file()?,
             evaluations: &evaluations,
             fingerprint: &prepared.stats().fingerprint,
@@ -53,9 +62,19 @@ impl Pipeline {
         Ok(publish_model(&root, publication).await?)
     }
 
-    async fn prepare(&self) -> Result<Prepared, RunError> {
+    /// The model that the run starts from, if it names one.
+    async fn open_base(&self) -> Result<Option<Base>, RunError> {
+        let Model::From(base) = &self.config.model else { return Ok(None) };
+        tokio::select! {
+            opened = Base::open(base, &self.base) => Ok(Some(opened?)),
+            () = self.stop.cancelled() => Err(RunError::Stopped),
+        }
+    }
+
+    async fn prepare(&self, base: Option<&Base>) -> Result<Prepared, RunError> {
+        let known = base.map(|base| Known::of(base, &self.config)).transpose()?;
         let on_stats = |stats: &_| self.tracker.update(|progress| Clone::clone_from(&mut progress.data, stats));
-        let preparing = Prepared::of(&self.config, &self.data, &self.scratch, &on_stats);
+        let preparing = Prepared::of(&self.config, known, &self.data, &self.scratch, &on_stats);
         let prepared = tokio::select! {
             prepared = preparing => prepared?,
             () = self.stop.cancelled() => return Err(RunError::Stopped),
@@ -67,6 +86,7 @@ impl Pipeline {
     async fn fit(
         &self,
         prepared: Arc<Prepared>,
+        base: Option<Base>,
         root: &crate::storage::Folder,
         device: &burn::tensor::Device,
     ) -> Result<Fitted, RunError> {
@@ -83,7 +103,7 @@ impl Pipeline {
                 watch: &*this.tracker,
                 stop: &this.stop,
             };
-            training::fit(&this.config, prepared.problem(&restore_targets), surroundings)
+            training::fit(&this.config, prepared.problem(&restore_targets), base, surroundings)
         })
         .await?
         .map_err(RunError::from)

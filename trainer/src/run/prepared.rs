@@ -12,9 +12,11 @@ use stoker_crds::{
 use super::RunError;
 use crate::{
     artifact::ArtifactError,
+    base::{Base, BaseError},
     data::{self, Scratch},
+    model::ModelError,
     storage::Access,
-    text::{self, Corpus, Tokenizer},
+    text::{self, Corpus, Tokenizer, Vocabulary},
     training::{Dataset, Problem},
 };
 
@@ -27,13 +29,34 @@ pub(super) enum Prepared {
     Text(Box<Corpus>),
 }
 
+/// What is known of a model that has read text before.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// How many tokens it reads at once.
+    pub(super) context: usize,
+    /// Its tokens.
+    pub(super) vocabulary: Vocabulary,
+}
+
+impl Known {
+    /// Of a model to start from.
+    ///
+    /// # Errors
+    /// If its tokenizer is needed and cannot be used.
+    pub(super) fn of(base: &Base, config: &TrainConfig) -> Result<Self, BaseError> {
+        Ok(Self { context: base.context(), vocabulary: base.vocabulary(config.data.text.as_ref())? })
+    }
+}
+
 impl Prepared {
-    /// Prepares the data of a run: text for a transformer, a table for anything else.
+    /// Prepares the data of a run: text for a transformer, a table for anything else. `known` is of a model that is started
+    /// from.
     ///
     /// # Errors
     /// If the data cannot be read or trained on.
     pub(super) async fn of(
         config: &TrainConfig,
+        known: Option<Known>,
         access: &Access,
         scratch: &Scratch,
         on_stats: &(dyn Fn(&DataStats) + Send + Sync),
@@ -42,7 +65,11 @@ impl Prepared {
         Ok(match &config.model {
             Model::Transformer(transformer) => {
                 let context = transformer.context as usize;
-                Self::Text(Box::new(text::prepare(data, context, access, scratch, on_stats).await?))
+                Self::Text(Box::new(text::prepare(data, context, None, access, scratch, on_stats).await?))
+            }
+            Model::From(_) => {
+                let Known { context, vocabulary } = known.ok_or(ModelError::NoBase)?;
+                Self::Text(Box::new(text::prepare(data, context, Some(vocabulary), access, scratch, on_stats).await?))
             }
             Model::Mlp(_) => {
                 let table = data::prepare(data, config.task, access, scratch, on_stats).await?;

@@ -7,7 +7,7 @@ use stoker_crds::{
     config::{CONFIG_DIR, CONFIG_FILE, SCRATCH_DIR, TERMINATION_MESSAGE_PATH},
     progress::PROGRESS_PORT,
     quantity,
-    training::storage::{DATA_ENV_PREFIX, STORAGE_ENV_PREFIX},
+    training::storage::{BASE_ENV_PREFIX, DATA_ENV_PREFIX, STORAGE_ENV_PREFIX},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +81,7 @@ async fn run_config(
         scratch: Scratch::new(options.scratch.clone(), room),
         config: Arc::new(config),
         data: Access::from_env(DATA_ENV_PREFIX),
+        base: Access::from_env(BASE_ENV_PREFIX),
         storage: Access::from_env(STORAGE_ENV_PREFIX),
         tracker,
         stop,

@@ -57,7 +57,8 @@ pub struct Folder {
 impl Access {
     /// Credentials and options from the environment variables that start with `prefix`, such as
     /// `STORAGE_AWS_ACCESS_KEY_ID`, and, for what these don't say, from those without a prefix, which the clouds'
-    /// workload identities set. Where no variable starts with `DATA_`, those that start with `STORAGE_` hold for data too.
+    /// workload identities set. Where no variable starts with `DATA_`, or `BASE_`, those that start with `STORAGE_` hold for
+    /// data, or the model to start from, too.
     pub fn from_env(prefix: &str) -> Self {
         let variables =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use object_store::ClientOptions;
-use stoker_crds::training::storage::{DATA_ENV_PREFIX, STORAGE_ENV_PREFIX};
+use stoker_crds::training::storage::{BASE_ENV_PREFIX, DATA_ENV_PREFIX, STORAGE_ENV_PREFIX};
 
 use super::{
     StorageError,
@@ -39,7 +39,7 @@ impl Options {
                 .collect()
         };
         let mut own = of(prefix);
-        if own.is_empty() && prefix == DATA_ENV_PREFIX {
+        if own.is_empty() && [DATA_ENV_PREFIX, BASE_ENV_PREFIX].contains(&prefix) {
             own = of(STORAGE_ENV_PREFIX);
         }
         let mut options = of("");

@@ -17,6 +17,7 @@ mod sequences;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod vocabulary;
 
 use stoker_crds::{
     progress::DataStats,
@@ -27,6 +28,7 @@ use self::pipeline::Pipeline;
 pub use self::{
     sequences::Sequences,
     tokenizer::{END_OF_TEXT, MAX_JSON, Tokenizer, TokenizerError},
+    vocabulary::Vocabulary,
 };
 use crate::{
     data::{DataError, Scratch, session::Limits, watched},
@@ -48,7 +50,8 @@ pub struct Corpus {
     pub test: Sequences,
 }
 
-/// Reads, cleans, splits and encodes text, in sequences of a context's length. `on_stats` is told the counts as they grow.
+/// Reads, cleans, splits and encodes text, in sequences of a context's length, and in the tokens of a model that has read
+/// text before, if one is to read this. `on_stats` is told the counts as they grow.
 ///
 /// The same data and configuration give the same tokenizer and the same sequences, whatever the files' order and the number
 /// of threads. Temporary files in `scratch` have no names, and vanish with what is returned.
@@ -58,10 +61,11 @@ pub struct Corpus {
 pub async fn prepare(
     data: &Data<Format>,
     context: usize,
+    vocabulary: Option<Vocabulary>,
     access: &Access,
     scratch: &Scratch,
     on_stats: &(dyn Fn(&DataStats) + Send + Sync),
 ) -> Result<Corpus, DataError> {
-    let pipeline = Pipeline::new(data, context, access, scratch, Limits::of_machine());
+    let pipeline = Pipeline::new(data, context, access, scratch, Limits::of_machine()).with_vocabulary(vocabulary);
     watched(pipeline.run(), || on_stats(&pipeline.stats())).await
 }

@@ -25,7 +25,7 @@ use stoker_crds::{
 };
 
 use super::{
-    Corpus, Tokenizer, TokenizerError,
+    Corpus, Tokenizer, TokenizerError, Vocabulary,
     chat::{self, Conversation, Shape},
     clean::{Counts, Distinct, ORDER, Rules},
     documents::Documents,
@@ -55,6 +55,8 @@ pub(super) struct Pipeline<'a> {
     data: &'a Data<Format>,
     text: Text,
     context: usize,
+    /// That of a model that has read text before.
+    vocabulary: Option<Vocabulary>,
     access: &'a Access,
     scratch: &'a Scratch,
     limits: Limits,
@@ -73,7 +75,12 @@ impl<'a> Pipeline<'a> {
     ) -> Self {
         let text = data.text.clone().unwrap_or_default();
         let (counts, tokens, stats) = (Arc::default(), Arc::default(), Mutex::default());
-        Self { data, text, context: context.max(1), access, scratch, limits, counts, tokens, stats }
+        Self { data, text, context: context.max(1), vocabulary: None, access, scratch, limits, counts, tokens, stats }
+    }
+
+    /// The same for a model that has read text before, if there is one.
+    pub(super) fn with_vocabulary(self, vocabulary: Option<Vocabulary>) -> Self {
+        Self { vocabulary, ..self }
     }
 
     /// What was counted so far.
@@ -165,10 +172,11 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn tokenizer(&self, documents: &Documents, shape: Shape, quota: Quota) -> Result<Tokenizer, DataError> {
-        match &self.text.tokenizer {
-            TokenizerSpec::Bytes(_) => Ok(Tokenizer::bytes()?),
-            TokenizerSpec::File(file) => self.fetch(file).await,
-            TokenizerSpec::Bpe(bpe) => {
+        let tokenizer = match (&self.text.tokenizer, &self.vocabulary) {
+            (None, Some(vocabulary)) => return vocabulary.own(),
+            (None | Some(TokenizerSpec::Bytes(_)), _) => Tokenizer::bytes()?,
+            (Some(TokenizerSpec::File(file)), _) => self.fetch(file).await?,
+            (Some(TokenizerSpec::Bpe(bpe)), _) => {
                 let (documents, vocabulary_size) = (documents.clone(), bpe.vocabulary_size);
                 blocking(move || {
                     let train = documents.read().take(usize::try_from(quota[0]).unwrap_or(usize::MAX));
@@ -177,8 +185,12 @@ impl<'a> Pipeline<'a> {
                     };
                     tokenizer::fit(train.map(content), vocabulary_size)
                 })
-                .await
+                .await?
             }
+        };
+        match &self.vocabulary {
+            Some(vocabulary) => vocabulary.other(tokenizer),
+            None => Ok(tokenizer),
         }
     }
 

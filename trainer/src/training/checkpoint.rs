@@ -2,27 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use bytes::Bytes;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{TrainConfig, artifact::WEIGHTS, progress::Sample};
 
-use super::{early_stopping::BestSoFar, history::History, loss_scale::LossScale, optimizer::Optimizer};
+use super::{early_stopping::BestSoFar, history::History, loss_scale::LossScale, optimizer::Optimizer, origin::Origin};
 use crate::{
     artifact::{Artifact, ArtifactError, digest},
     model::{
-        Architecture, ModelError, Network, first_not_finite,
+        ModelError, Network, first_not_finite, learned_weights,
         precision::{convert, stored},
-        serialize, to_host, to_safetensors,
+        serialize,
     },
 };
 
 /// The optimizer's tensors.
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// The averaged weights.
+/// What was learned, averaged.
 const AVERAGE: &str = "average.safetensors";
-/// The weights of the best evaluation so far.
+/// What was learned by the best evaluation so far.
 const BEST: &str = "best.safetensors";
 /// The [`State`].
 const STATE: &str = "state.json";
@@ -125,12 +125,12 @@ impl Snapshot {
         self.average.as_ref().unwrap_or(&self.model)
     }
 
-    /// The files of the checkpoint.
+    /// The files of the checkpoint: of a model with adapters they hold these alone, and not what they are added to.
     ///
     /// # Errors
     /// If a number is not finite: such a state is never written.
     pub(super) fn encode(self) -> Result<Vec<(String, Bytes)>, EncodeError> {
-        let weights = to_host(&self.model)?;
+        let weights = learned_weights(&self.model)?;
         if let Some(name) = first_not_finite(&weights) {
             return Err(EncodeError::NotFinite(format!("a weight of {name}")));
         }
@@ -146,7 +146,7 @@ impl Snapshot {
         ];
         for (name, model) in [(AVERAGE, &self.average), (BEST, &self.best)] {
             if let Some(model) = model {
-                files.push((name.to_owned(), to_safetensors(model)?.into()));
+                files.push((name.to_owned(), serialize(&learned_weights(model)?)?.into()));
             }
         }
         Ok(files)
@@ -159,7 +159,7 @@ impl Snapshot {
     pub(super) fn decode(
         artifact: &Artifact,
         inputs: &str,
-        architecture: &Architecture,
+        origin: &Origin,
         config: &TrainConfig,
         device: &Device,
     ) -> Result<Option<Self>, ArtifactError> {
@@ -168,7 +168,7 @@ impl Snapshot {
             return Ok(None);
         }
         // Numbers of 16 bits are exact in 32, and back.
-        let model = convert(architecture.load(artifact.file(WEIGHTS)?, device)?, stored(config.train.precision));
+        let model = convert(origin.restore(artifact.file(WEIGHTS)?, device)?, stored(config.train.precision));
         let decay_on = config.train.weight_decay_on(config.task);
         let mut optimizer = Optimizer::new(&config.train.optimizer, decay_on, &model);
         let tensors = SafeTensors::deserialize(artifact.file(OPTIMIZER)?).map_err(ModelError::Weights)?;
@@ -177,9 +177,12 @@ impl Snapshot {
         if !(tensors.is_empty() && counters.is_empty()) {
             optimizer.restore(&model, &tensors, &counters, &plain)?;
         }
-        let other = |name| artifact.file(name).ok().map(|weights| architecture.load(weights, &plain)).transpose();
-        let (average, best) = (other(AVERAGE)?, other(BEST)?);
-        let best = best.map(|best| convert(best, stored(config.train.precision)));
+        let other = |name, dtype| -> Result<Option<Network>, ArtifactError> {
+            let Ok(learned) = artifact.file(name) else { return Ok(None) };
+            Ok(Some(convert(origin.restore_beside(&model, learned, &plain)?, dtype)))
+        };
+        // An average is kept in 32 bits, whatever the weights are.
+        let (average, best) = (other(AVERAGE, FloatDType::F32)?, other(BEST, stored(config.train.precision))?);
         Ok(Some(Self { state, model, optimizer, average, best }))
     }
 }

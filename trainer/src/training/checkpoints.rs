@@ -14,11 +14,11 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use super::{
     TrainError,
     checkpoint::{EncodeError, Snapshot},
+    origin::Origin,
     watch::{Event, Watch},
 };
 use crate::{
     artifact::{self, Artifact, ArtifactError},
-    model::Architecture,
     storage::Folder,
 };
 
@@ -162,7 +162,7 @@ impl<'a> Checkpoints<'a> {
     pub(super) fn restore(
         &mut self,
         inputs: &str,
-        architecture: &Architecture,
+        origin: &Origin,
         config: &TrainConfig,
         device: &Device,
     ) -> Result<Option<Snapshot>, TrainError> {
@@ -170,7 +170,7 @@ impl<'a> Checkpoints<'a> {
         for step in steps.into_iter().rev() {
             let folder = self.store.at(step);
             let found = self.runtime.block_on(artifact::open(&folder, None));
-            let problem = match found.and_then(|found| self.decode(found, inputs, architecture, config, device)) {
+            let problem = match found.and_then(|found| self.decode(found, inputs, origin, config, device)) {
                 Ok(Ok((snapshot, artifact))) if snapshot.state.step == step => {
                     self.last = Some(reference(step, &folder, artifact.digest, artifact.committed_at));
                     return Ok(Some(snapshot));
@@ -200,14 +200,14 @@ impl<'a> Checkpoints<'a> {
         &self,
         artifact: Artifact,
         inputs: &str,
-        architecture: &Architecture,
+        origin: &Origin,
         config: &TrainConfig,
         device: &Device,
     ) -> Result<Result<(Snapshot, Artifact), &'static str>, ArtifactError> {
         if artifact.run.as_ref() != Some(&self.store.run) {
             return Ok(Err("it is of another run"));
         }
-        let snapshot = Snapshot::decode(&artifact, inputs, architecture, config, device)?;
+        let snapshot = Snapshot::decode(&artifact, inputs, origin, config, device)?;
         Ok(snapshot.map(|snapshot| (snapshot, artifact)).ok_or("it is of another configuration or of other data"))
     }
 }

@@ -63,7 +63,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::model::{Architecture, to_host};
+    use crate::model::{Architecture, learned_weights};
 
     fn model(seed: u64) -> Network {
         let spec = Model::Mlp(Mlp::default());
@@ -71,7 +71,11 @@ mod tests {
     }
 
     fn numbers(model: &Network) -> Vec<f32> {
-        to_host(model).unwrap().iter().flat_map(|(_, tensor)| tensor.0.iter::<f32>().collect::<Vec<_>>()).collect()
+        learned_weights(model)
+            .unwrap()
+            .iter()
+            .flat_map(|(_, tensor)| tensor.0.iter::<f32>().collect::<Vec<_>>())
+            .collect()
     }
 
     #[test]

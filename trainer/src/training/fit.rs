@@ -12,12 +12,14 @@ use super::{
     checkpoint::config_digest,
     checkpoints::Checkpoints,
     memory::MemoryNeed,
+    origin::Origin,
     session::{Plan, Problem, Session},
     watch::{Event, Watch},
 };
 use crate::{
     artifact::digest,
-    model::{Architecture, GENERATOR, Predictor, first_not_finite, precision::check_device, to_host},
+    base::Base,
+    model::{GENERATOR, Predictor, first_not_finite, learned_weights, precision::check_device},
     storage::Folder,
 };
 
@@ -57,7 +59,7 @@ pub struct Surroundings<'a> {
     pub stop: &'a CancellationToken,
 }
 
-/// Trains a model, from the last good checkpoint on if there is one.
+/// Trains a model, from the last good checkpoint on if there is one, else from `base` on where the configuration names one.
 ///
 /// It blocks, so it is to be called from a thread of its own. When it is told to stop, it writes a checkpoint and ends with
 /// [`TrainError::Preempted`].
@@ -69,6 +71,7 @@ pub struct Surroundings<'a> {
 pub fn fit(
     config: &TrainConfig,
     problem: Problem<'_>,
+    base: Option<Base>,
     Surroundings { device, checkpoints, runtime, watch, stop }: Surroundings<'_>,
 ) -> Result<Fitted, TrainError> {
     if problem.train.is_empty() {
@@ -76,9 +79,8 @@ pub fn fit(
     }
     let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     let plan = Plan::new(config, problem.train.len())?;
-    let (model, loss) = (config.model.clone(), config.train.loss);
-    let architecture = Architecture::new(model, config.task, loss, problem.inputs, problem.targets)?;
-    let need = MemoryNeed::new(config, &architecture, device);
+    let origin = Origin::new(config, &problem, base)?;
+    let need = MemoryNeed::new(config, origin.architecture(), origin.adapted(), device);
     watch.on(Event::Estimated(&need.estimate));
     need.check()?;
     if let Some(warning) = need.warning() {
@@ -88,9 +90,14 @@ pub fn fit(
     let device = device.clone().autodiff();
 
     let mut checkpoints = Checkpoints::new(checkpoints, config.run.id(), &config.checkpoint, runtime, watch);
-    let inputs = inputs_digest(config, &problem);
-    let found = checkpoints.restore(&inputs, &architecture, config, &device)?;
-    let snapshot = found.unwrap_or_else(|| Session::start(config, inputs, &architecture, &device));
+    let inputs = inputs_digest(config, &problem, &origin);
+    let found = checkpoints.restore(&inputs, &origin, config, &device)?;
+    let snapshot = match found {
+        Some(snapshot) => snapshot,
+        None => Session::start(config, inputs, &origin, &device)?,
+    };
+    // From here on the files of what was started from only take room.
+    let architecture = origin.into_architecture();
     watch.on(Event::Started {
         epoch: snapshot.state.epoch,
         total_epochs: plan.total_epochs,
@@ -106,7 +113,7 @@ pub fn fit(
     trained.map_err(|error| with_checkpoint(error, checkpoints.last()))?;
 
     let (predictor, state, best_step) = session.into_result();
-    if let Some(name) = first_not_finite(&to_host(predictor.model())?) {
+    if let Some(name) = first_not_finite(&learned_weights(predictor.model())?) {
         let what = format!("a weight of {name} became NaN or infinite");
         let checkpoint = checkpoints.last().map(|checkpoint| checkpoint.step);
         return Err(TrainError::Diverged { what, step: state.step, checkpoint });
@@ -158,8 +165,9 @@ fn with_checkpoint(error: TrainError, last: Option<&CheckpointRef>) -> TrainErro
     }
 }
 
-/// Digest of what decides about every step: configuration and data.
-fn inputs_digest(config: &TrainConfig, problem: &Problem<'_>) -> String {
+/// Digest of what decides about every step: configuration, data, and the model that is started from.
+fn inputs_digest(config: &TrainConfig, problem: &Problem<'_>, origin: &Origin) -> String {
     let sizes = (problem.train.len(), problem.validation.len(), problem.inputs, problem.targets);
-    digest(format!("{} {} {sizes:?}", config_digest(config), problem.fingerprint).as_bytes())
+    let base = origin.base().map(|base| format!(" {}", base.source().digest)).unwrap_or_default();
+    digest(format!("{} {} {sizes:?}{base}", config_digest(config), problem.fingerprint).as_bytes())
 }

@@ -13,7 +13,7 @@ use stoker_crds::{
 };
 
 use super::{TrainError, optimizer};
-use crate::model::{Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory};
+use crate::model::{Adapted, Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory};
 
 /// The memory that a training is estimated to take, beside the memory that there is.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,18 +32,25 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// That of a configuration on a device.
-    pub(super) fn new(config: &TrainConfig, architecture: &Architecture, device: &Device) -> Self {
-        Self::within(config, architecture, device, total_memory(device))
+    /// That of a configuration on a device, of which adapters alone may be learned.
+    pub(super) fn new(
+        config: &TrainConfig,
+        architecture: &Architecture,
+        adapted: Option<Adapted>,
+        device: &Device,
+    ) -> Self {
+        Self::within(config, architecture, adapted, device, total_memory(device))
     }
 
     pub(super) fn within(
         config: &TrainConfig,
         architecture: &Architecture,
+        adapted: Option<Adapted>,
         device: &Device,
         total: Option<u64>,
     ) -> Self {
-        let workload = Workload::new(&config.train, states_per_weight(&config.train), device);
+        let states = states_per_weight(&config.train);
+        let workload = Workload { adapted, ..Workload::new(&config.train, states, device) };
         Self {
             estimate: architecture.estimate(workload),
             least: architecture.least_memory(workload),
@@ -163,7 +170,7 @@ mod tests {
         let train = json!({"loss": "MSE", "batchSize": batch, "optimizer": {"adam": {}}});
         let config = config("Regression", json!({"hidden": [1000]}), train, json!({}));
         let architecture = Architecture::new(config.model.clone(), config.task, config.train.loss, 100, 10).unwrap();
-        MemoryNeed::within(&config, &architecture, &Device::flex(), Some(total))
+        MemoryNeed::within(&config, &architecture, None, &Device::flex(), Some(total))
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod memory;
 pub mod metrics;
 mod optimizer;
 mod order;
+mod origin;
 mod schedule;
 mod session;
 mod watch;

@@ -25,6 +25,7 @@ use super::{
     loss_scale::{LossScale, Step},
     optimizer::Optimizer,
     order::{Stream, derive_seed, epoch_order},
+    origin::Origin,
     schedule::learning_rate,
     watch::{Event, Watch},
 };
@@ -120,12 +121,15 @@ impl<'a> Session<'a> {
     }
 
     /// A training before its first step.
+    ///
+    /// # Errors
+    /// If the model that it starts from cannot be brought to the device.
     pub(super) fn start(
         config: &TrainConfig,
         inputs: String,
-        architecture: &Architecture,
+        origin: &Origin,
         device: &Device,
-    ) -> Snapshot {
+    ) -> Result<Snapshot, TrainError> {
         let state = State {
             inputs,
             epoch: 0,
@@ -139,11 +143,11 @@ impl<'a> Session<'a> {
             samples: Vec::new(),
         };
         let train = &config.train;
-        let model = architecture.init(derive_seed(seed(config), Stream::Weights, 0), device);
+        let model = origin.first(derive_seed(seed(config), Stream::Weights, 0), device)?;
         let model = convert(model, stored(train.precision));
         let optimizer = Optimizer::new(&train.optimizer, train.weight_decay_on(config.task), &model);
         let average = train.ema.is_some().then(|| ema::start(&model));
-        Snapshot { state, model, optimizer, average, best: None }
+        Ok(Snapshot { state, model, optimizer, average, best: None })
     }
 
     pub(super) fn state(&self) -> &State {

@@ -1,5 +1,6 @@
 //! `spec.model`: the architectures.
 
+mod fine_tune;
 mod mlp;
 mod preset;
 mod transformer;
@@ -8,6 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    fine_tune::{
+        BaseArtifact, BaseFormat, BaseModel, BaseSource, BaseTraining, BaseVersion, Export, FineTune,
+        HuggingFaceFolder, Lora,
+    },
     mlp::{Activation, Mlp},
     preset::Preset,
     transformer::{
@@ -16,30 +21,23 @@ pub use self::{
     },
 };
 
-/// The model to train: exactly one architecture.
+/// The model to train: exactly one architecture, or a language model to start from.
 ///
-/// With [`Transformer`] it is what a user writes, with [`TransformerConfig`] what a run is given.
+/// With [`Transformer`] and [`FineTune`] it is what a user writes, as [`ModelConfig`] what a run is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "Model", transform = crate::schema::one_of)]
-pub enum Model<T = Transformer> {
+pub enum Model<T = Transformer, F = FineTune> {
     /// A multi-layer perceptron: fully connected layers with an activation between them. Its input and output widths
     /// follow from the data.
     Mlp(Mlp),
     /// A decoder transformer: a language model that reads tokens and predicts the next one. The size of its vocabulary
     /// follows from the tokenizer.
     Transformer(T),
+    /// A language model that was trained before, to be trained on: with all its weights, or with adapters (LoRA). An mlp
+    /// cannot be started from another one.
+    From(F),
 }
 
-impl Model {
-    /// The same model with nothing left to default.
-    ///
-    /// # Errors
-    /// If there is no such transformer.
-    pub fn resolve(&self) -> Result<Model<TransformerConfig>, InvalidTransformer> {
-        Ok(match self {
-            Self::Mlp(mlp) => Model::Mlp(mlp.clone()),
-            Self::Transformer(transformer) => Model::Transformer(transformer.resolve()?),
-        })
-    }
-}
+/// The model of a run, with nothing left to default.
+pub type ModelConfig = Model<TransformerConfig, BaseModel>;

@@ -7,7 +7,10 @@ mod summary;
 use jiff::Timestamp;
 use stoker_crds::{
     ModelTrainingStatus,
-    training::status::{ModelVersion, Phase, TrainingSummary},
+    training::{
+        model::BaseVersion,
+        status::{ModelVersion, Phase, TrainingSummary},
+    },
 };
 
 use self::outcome::{Outcome, outcome};
@@ -28,6 +31,8 @@ pub struct Facts<'a> {
     pub suspend: bool,
     /// The run that the spec asks for.
     pub run: &'a Run,
+    /// What it starts from, where it names a training.
+    pub base: Option<&'a BaseVersion>,
     /// What there is of it.
     pub observed: &'a Observed,
     /// What was done for it, or why that failed; `None` for a finished run, for which nothing is done.
@@ -72,6 +77,7 @@ fn start_of(old: &ModelTrainingStatus, facts: &Facts<'_>) -> ModelTrainingStatus
     if !facts.run.is_finished {
         // A pod that is at work goes on as it was started, whatever the spec says by now.
         let started_with = facts.observed.job.as_ref().map(|job| job.digest.clone());
+        status.base = facts.base.cloned();
         status.config_digest = Some(started_with.unwrap_or_else(|| facts.run.digest.to_string()));
     }
     status

@@ -30,6 +30,11 @@ impl Attention {
         }
     }
 
+    /// Its linear layers, in the order of its fields.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        [&self.input, &self.output].into_iter()
+    }
+
     /// `[batch, length, width]` → the same.
     pub(super) fn forward(&self, x: Tensor<3>, angles: Option<&Angles>) -> Tensor<3> {
         let [batch, length, width] = x.dims();

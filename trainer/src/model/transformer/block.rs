@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    nn::{Dropout, DropoutConfig},
+    nn::{Dropout, DropoutConfig, Linear},
     tensor::Tensor,
 };
 use stoker_crds::training::model::TransformerConfig;
@@ -28,6 +28,11 @@ impl Block {
             feed_forward: FeedForward::init(config, initial),
             dropout: DropoutConfig::new(config.dropout).init(),
         }
+    }
+
+    /// Its linear layers, in the order of its fields.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.attention.linears().chain(self.feed_forward.linears())
     }
 
     /// `[batch, length, width]` → the same.

@@ -28,6 +28,11 @@ impl FeedForward {
         }
     }
 
+    /// Its linear layers, in the order of its fields.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
     /// `[batch, length, width]` → the same.
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let units = match &self.gate {

@@ -115,8 +115,11 @@ const LLAMA: Names = Names {
 pub(super) struct Stored {
     /// The parameter's shape: `[columns]` or `[rows, columns]`.
     pub(super) shape: Vec<usize>,
-    /// How many of its rows are in the file; the others are padding. Without meaning for a vector.
+    /// How many rows are in the file: of fewer than it has, the others are padding; of more, the first are taken. Without
+    /// meaning for a vector.
     pub(super) rows: usize,
+    /// Whether it is the weights of a linear layer of a block, or of several.
+    pub(super) is_linear: bool,
     /// Whether rows and columns are exchanged in the file.
     pub(super) transposed: bool,
     /// The tensors that it consists of, one beside the other.
@@ -142,17 +145,19 @@ impl Stored {
     }
 
     fn vector(name: String, width: usize) -> Self {
-        Self { shape: vec![width], rows: 1, transposed: false, pieces: vec![Piece { name, columns: width }] }
+        let pieces = vec![Piece { name, columns: width }];
+        Self { shape: vec![width], rows: 1, is_linear: false, transposed: false, pieces }
     }
 
     fn embedding(name: String, rows: usize, padded: usize, width: usize) -> Self {
         let pieces = vec![Piece { name, columns: width }];
-        Self { shape: vec![padded, width], rows, transposed: false, pieces }
+        Self { shape: vec![padded, width], rows, is_linear: false, transposed: false, pieces }
     }
 }
 
-/// All parameters, in the order in which the module visits them. Names begin with `prefix`.
-pub(super) fn layout(config: &TransformerConfig, vocabulary: usize, prefix: &str) -> Vec<Stored> {
+/// All parameters, in the order in which the module visits them. Names begin with `prefix`, and the file is of a model that
+/// reads `stored_context` tokens.
+pub(super) fn layout(config: &TransformerConfig, stored_context: u32, vocabulary: usize, prefix: &str) -> Vec<Stored> {
     let names = Family::of(config).names();
     let writer = Writer { config, transposed: names.transposed };
     let (width, units, context) = (config.width as usize, config.feed_forward as usize, config.context as usize);
@@ -166,7 +171,8 @@ pub(super) fn layout(config: &TransformerConfig, vocabulary: usize, prefix: &str
     let vocabulary_matrix = |name: String| Stored::embedding(name, vocabulary, padded(vocabulary), width);
     let mut stored = vec![vocabulary_matrix(format!("{prefix}{}.weight", names.tokens))];
     if config.positions == PositionEncoding::Learned {
-        stored.push(Stored::embedding(format!("{prefix}{}.weight", names.positions), context, context, width));
+        let name = format!("{prefix}{}.weight", names.positions);
+        stored.push(Stored::embedding(name, stored_context as usize, context, width));
     }
     for block in 0..config.layers {
         let prefix = format!("{prefix}{}.{block}.", names.block);
@@ -209,10 +215,20 @@ impl Writer<'_> {
             outputs.iter().map(piece).collect::<Vec<_>>()
         };
         let width: usize = outputs.iter().map(|(_, columns)| columns).sum();
-        let weight =
-            Stored { shape: vec![input, width], rows: input, transposed: self.transposed, pieces: pieces("weight") };
-        let bias =
-            self.config.bias.then(|| Stored { shape: vec![width], rows: 1, transposed: false, pieces: pieces("bias") });
+        let weight = Stored {
+            shape: vec![input, width],
+            rows: input,
+            is_linear: true,
+            transposed: self.transposed,
+            pieces: pieces("weight"),
+        };
+        let bias = self.config.bias.then(|| Stored {
+            shape: vec![width],
+            rows: 1,
+            is_linear: false,
+            transposed: false,
+            pieces: pieces("bias"),
+        });
         std::iter::once(weight).chain(bias)
     }
 }

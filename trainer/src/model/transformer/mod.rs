@@ -7,6 +7,7 @@ mod generate;
 mod hugging_face;
 mod initial;
 mod layout;
+mod lora;
 mod norm;
 mod recompute;
 mod rotary;

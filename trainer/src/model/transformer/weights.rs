@@ -21,34 +21,61 @@ use crate::model::{
 const TILE: usize = 16;
 
 impl Transformer {
-    /// The weights, on the host, by the names and in the shapes of Hugging Face's transformers; without padding.
+    /// The weights, on the host, by the names and in the shapes of Hugging Face's transformers; without padding. Adapters are
+    /// added to them.
     pub(in crate::model) fn to_host(&self) -> Result<HostTensors, ModelError> {
-        let stored = layout(&self.config, self.vocabulary, Family::of(&self.config).prefix());
+        let config = &self.config;
+        let stored = layout(config, config.context, self.vocabulary, Family::of(config).prefix());
         let mut export = Export { stored: stored.iter(), tensors: Vec::new(), error: None };
-        self.visit(&mut export);
+        self.clone().materialize().visit(&mut export);
         export.error.map_or(Ok(export.tensors), Err)
     }
 
-    /// The transformer with the weights of files.
+    /// The transformer with the weights of files, of a model that reads `stored_context` tokens.
     ///
     /// # Errors
     /// If a tensor is missing, is one too many, or has another type or shape: all is compared before memory is asked for.
     pub(in crate::model) fn load(
         config: &TransformerConfig,
+        stored_context: u32,
         vocabulary: usize,
         files: &WeightFiles<'_>,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let family = Family::of(config);
-        let prefix = if files.has(&family.tokens("")) { "" } else { family.prefix() };
-        let stored = layout(config, vocabulary, prefix);
-        check(family, &stored, files)?;
+        let stored = stored_in(files, config, stored_context, vocabulary)?;
         // None of the first weights is drawn: each is replaced before it is used.
         let module = Self::init(config, vocabulary, 0, device);
         let mut import = Import { stored: stored.iter(), files, device, error: None };
         let module = module.map(&mut import);
         import.error.map_or(Ok(module), Err)
     }
+
+    /// Whether files hold the weights that [`Self::load`] takes.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(in crate::model) fn check(
+        config: &TransformerConfig,
+        stored_context: u32,
+        vocabulary: usize,
+        files: &WeightFiles<'_>,
+    ) -> Result<(), ModelError> {
+        stored_in(files, config, stored_context, vocabulary).map(drop)
+    }
+}
+
+/// Where in the files the parameters lie, all of which are there as they should be.
+fn stored_in(
+    files: &WeightFiles<'_>,
+    config: &TransformerConfig,
+    stored_context: u32,
+    vocabulary: usize,
+) -> Result<Vec<Stored>, ModelError> {
+    let family = Family::of(config);
+    let prefix = if files.has(&family.tokens("")) { "" } else { family.prefix() };
+    let stored = layout(config, stored_context, vocabulary, prefix);
+    check(family, &stored, files)?;
+    Ok(stored)
 }
 
 /// Whether the files hold these parameters and no others.

@@ -51,21 +51,25 @@ pub(crate) fn first_not_finite(tensors: &HostTensors) -> Option<&str> {
     tensors.iter().find(|(_, tensor)| !is_finite(tensor)).map(|(name, _)| name.as_str())
 }
 
-/// The weights as a safetensors file: the same weights give the same bytes.
+/// The weights as a safetensors file, adapters added to them: the same weights give the same bytes.
 ///
 /// # Errors
 /// If the device fails.
 pub fn to_safetensors(model: &Network) -> Result<Vec<u8>, ModelError> {
-    // Hugging Face's transformers load no file that does not say this.
-    let notes = || HashMap::from([("format".to_owned(), "pt".to_owned())]);
     match model {
         Network::Mlp(mlp) => serialize(&mlp.to_host()?),
-        Network::Transformer(transformer) => serialize_with(&transformer.to_host()?, Some(notes())),
+        Network::Transformer(transformer) => serialize_for_torch(&transformer.to_host()?),
     }
 }
 
-/// The weights, on the host.
-pub(crate) fn to_host(model: &Network) -> Result<HostTensors, ModelError> {
+/// The bytes of a safetensors file that Hugging Face's libraries load.
+pub(super) fn serialize_for_torch(tensors: &HostTensors) -> Result<Vec<u8>, ModelError> {
+    // They load no file that does not say this.
+    serialize_with(tensors, Some(HashMap::from([("format".to_owned(), "pt".to_owned())])))
+}
+
+/// The weights, on the host, adapters added to them.
+pub(super) fn to_host(model: &Network) -> Result<HostTensors, ModelError> {
     match model {
         Network::Mlp(mlp) => mlp.to_host(),
         Network::Transformer(transformer) => transformer.to_host(),

@@ -5,13 +5,14 @@ mod cleaning;
 mod reading;
 mod refusals;
 mod splitting;
+mod vocabularies;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use stoker_crds::training::{Data, data::Format};
 
-use super::{Corpus, Sequences, Tokenizer, pipeline::Pipeline};
+use super::{Corpus, Sequences, Tokenizer, Vocabulary, pipeline::Pipeline};
 use crate::data::{
     DataError,
     session::Limits,

@@ -102,7 +102,7 @@ async fn counts_are_told_while_they_grow_and_at_the_end() {
     let told = std::sync::Mutex::new(Vec::new());
     let config = lines("s3://b/d.txt", json!({}));
     let on_stats = |stats: &stoker_crds::progress::DataStats| told.lock().unwrap().push(stats.clone());
-    let corpus = crate::text::prepare(&config, 8, &bucket.access(), &bucket.scratch(), &on_stats).await.unwrap();
+    let corpus = crate::text::prepare(&config, 8, None, &bucket.access(), &bucket.scratch(), &on_stats).await.unwrap();
     let told = told.into_inner().unwrap();
     assert!(told.is_sorted_by_key(|stats| (stats.rows_read, stats.tokens)));
     assert_eq!(told.last(), Some(&corpus.stats));

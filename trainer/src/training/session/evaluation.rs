@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use burn::module::Module;
 use stoker_crds::{
     metric::{LOSS, Metrics, Split},
     progress::{HistoryPoint, MAX_SAMPLE_CHARACTERS, MAX_SAMPLES, Sample},
@@ -82,7 +83,9 @@ impl Session<'_> {
     /// was interrupted writes the same.
     fn write_samples(&mut self, predictor: &Predictor) -> Result<(), TrainError> {
         let (Some(spec), Some(tokenizer)) = (&self.config.train.samples, self.problem.tokenizer) else { return Ok(()) };
-        let transformer = predictor.model().transformer()?;
+        // Added once, and not for each token.
+        let model = predictor.model().clone().materialize();
+        let transformer = model.transformer()?;
         let step = self.now.state.step;
         let step_seed = derive_seed(seed(self.config), Stream::Samples, step);
         for (index, prompt) in (0..).zip(&spec.prompts) {

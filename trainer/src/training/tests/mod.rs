@@ -1,6 +1,7 @@
 //! Whole trainings on small data.
 
 mod evaluation;
+mod fine_tuning;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod language;
@@ -167,7 +168,7 @@ impl Run {
             watch,
             stop: &watch.stop,
         };
-        fit(config, problem, surroundings)
+        fit(config, problem, None, surroundings)
     }
 
     /// Checks that no weight of a checkpoint is infinite or NaN.

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::{super::Model, InvalidTransformer, PositionEncoding, Preset, Rotary, Transformer, TransformerConfig};
+use super::{super::ModelConfig, InvalidTransformer, PositionEncoding, Preset, Rotary, Transformer, TransformerConfig};
 
 fn resolve(spec: Value) -> Result<TransformerConfig, InvalidTransformer> {
     serde_json::from_value::<Transformer>(spec).unwrap().resolve()
@@ -47,10 +47,10 @@ fn what_is_not_set_follows_from_what_is() {
 #[test]
 fn a_resolved_transformer_is_read_back_as_it_was_written() {
     for preset in Preset::ALL {
-        let model = Model::Transformer(Transformer { preset: Some(preset), ..Transformer::default() });
-        let resolved = model.resolve().unwrap();
+        let transformer = Transformer { preset: Some(preset), ..Transformer::default() };
+        let resolved = ModelConfig::Transformer(transformer.resolve().unwrap());
         let text = serde_json::to_string(&resolved).unwrap();
-        assert_eq!(serde_json::from_str::<Model<TransformerConfig>>(&text).unwrap(), resolved);
+        assert_eq!(serde_json::from_str::<ModelConfig>(&text).unwrap(), resolved);
     }
 }
 

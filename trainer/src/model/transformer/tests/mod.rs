@@ -1,5 +1,6 @@
 //! Small transformers of each family, computed on the CPU.
 
+mod lora;
 #[cfg(feature = "peer")]
 mod peer;
 mod recompute;
@@ -10,10 +11,10 @@ use burn::{
     tensor::{TensorData, activation},
 };
 use serde_json::{Value, json};
-use stoker_crds::training::model::Transformer as Spec;
+use stoker_crds::training::model::{Export, Lora, Transformer as Spec};
 
 use super::*;
-use crate::model::{GENERATOR, Network, to_safetensors};
+use crate::model::{GENERATOR, Network, serialize, to_safetensors};
 
 /// Not a multiple of 64.
 const VOCABULARY: usize = 70;
@@ -66,6 +67,23 @@ fn loss(model: &Transformer, device: &Device) -> Tensor<1> {
     let weights = (0..2 * LENGTH).map(|i| if i % LENGTH == LENGTH - 1 { 0.0f32 } else { 1.0 }).collect::<Vec<_>>();
     let weights = Tensor::from_data(TensorData::new(weights, [2, LENGTH]), device);
     model.loss(matrix(tokens(), device), matrix(targets, device), weights)
+}
+
+/// Adapters of three columns and rows, which count twice.
+fn lora(targets: &[&str]) -> Lora {
+    let targets = targets.iter().map(|target| (*target).to_owned()).collect();
+    Lora { rank: 3, alpha: 6.0, targets, export: Export::Merged }
+}
+
+/// The same adapters with other numbers, none of which is 0.
+fn other_adapters(model: &Transformer) -> Vec<u8> {
+    let mut tensors = model.adapters_to_host().unwrap();
+    for (index, (_, tensor)) in tensors.iter_mut().enumerate() {
+        let shape = tensor.0.shape().clone();
+        let values = (0..shape.num_elements()).map(|i| ((i * 7 + index * 13) % 11) as f32 / 20.0 + 0.01).collect();
+        tensor.0 = TensorData::new(values, shape);
+    }
+    serialize(&tensors).unwrap()
 }
 
 #[test]

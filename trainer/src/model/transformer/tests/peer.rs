@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::model::Architecture;
+use crate::model::{Architecture, to_peft};
 
 /// Texts and the logits after each of their tokens, `[text][token][vocabulary]`: the content of `logits.json`.
 #[derive(Serialize, Deserialize)]
@@ -74,10 +74,33 @@ fn models_of_transformers_compute_the_same_here() {
         fs::create_dir_all(&folder).unwrap();
         let architecture = Architecture::language(config(spec), VOCABULARY).unwrap();
         let network = architecture.init(11, &Device::flex());
-        let tokens: Vec<Vec<i32>> = tokens().chunks(LENGTH).map(<[i32]>::to_vec).collect();
-        let computed = Computed { logits: logits(network.transformer().unwrap(), &tokens), tokens };
-        fs::write(folder.join("config.json"), serde_json::to_vec_pretty(&architecture).unwrap()).unwrap();
-        fs::write(folder.join("model.safetensors"), to_safetensors(&network).unwrap()).unwrap();
-        fs::write(folder.join("logits.json"), serde_json::to_vec(&computed).unwrap()).unwrap();
+        write_model(&folder, &architecture, &network);
+        write_logits(&folder, &network);
+
+        // The same with adapters: merged, and the adapters alone, to be added to the model above.
+        let adapted = network.transformer().unwrap().clone().adapted(&lora(&[]), 2);
+        let adapters = other_adapters(&adapted);
+        let adapted = Network::Transformer(adapted.with_adapters(&adapters).unwrap());
+        let merged = root.join("ours").join(format!("{name}-merged"));
+        fs::create_dir_all(&merged).unwrap();
+        write_model(&merged, &architecture, &adapted);
+        write_logits(&merged, &adapted);
+        let alone = root.join("adapters").join(name);
+        fs::create_dir_all(&alone).unwrap();
+        let (config, adapters) = to_peft(&adapted, &lora(&[]), &folder.display().to_string()).unwrap();
+        fs::write(alone.join("adapter_config.json"), config.to_string()).unwrap();
+        fs::write(alone.join("adapter_model.safetensors"), adapters).unwrap();
+        write_logits(&alone, &adapted);
     }
+}
+
+fn write_model(folder: &Path, architecture: &Architecture, network: &Network) {
+    fs::write(folder.join("config.json"), serde_json::to_vec_pretty(architecture).unwrap()).unwrap();
+    fs::write(folder.join("model.safetensors"), to_safetensors(network).unwrap()).unwrap();
+}
+
+fn write_logits(folder: &Path, network: &Network) {
+    let tokens: Vec<Vec<i32>> = tokens().chunks(LENGTH).map(<[i32]>::to_vec).collect();
+    let computed = Computed { logits: logits(network.transformer().unwrap(), &tokens), tokens };
+    fs::write(folder.join("logits.json"), serde_json::to_vec(&computed).unwrap()).unwrap();
 }
