@@ -196,7 +196,7 @@ mod tests {
             let config = config("Regression", json!({"hidden": [1000]}), train, json!({}));
             let architecture =
                 Architecture::new(config.model.clone(), config.task, config.train.loss, 100, 10).unwrap();
-            MemoryNeed::within(&config, &architecture, &Device::flex(), None).estimate
+            MemoryNeed::within(&config, &architecture, None, &Device::flex(), None).estimate
         };
         let whole = estimate(json!({"loss": "MSE", "batchSize": 64, "ema": {}}));
         let parts = estimate(json!({"loss": "MSE", "batchSize": 64, "microBatchSize": 16, "ema": {}}));

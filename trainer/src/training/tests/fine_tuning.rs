@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     artifact,
     base::Base,
-    model::{Architecture, Network, Predictor, read},
+    model::{Architecture, Network, Predictor, learned_weights, read},
     training::{TokenBatch, evaluate},
 };
 
@@ -181,6 +181,25 @@ fn a_stopped_run_with_adapters_goes_on_to_the_same_bytes_and_its_checkpoints_hol
         }
         // Adam keeps two means of each.
         assert_eq!(names("optimizer.safetensors").len(), 2 * names("model.safetensors").len(), "{spec}");
+    }
+}
+
+/// In 16 bits, by parts, without activations in memory, and with an average, which are all kept beside adapters.
+#[test]
+fn adapters_go_with_precisions_micro_batches_averages_and_activation_checkpointing() {
+    for (precision, checkpointing) in [("BF16", false), ("Mixed", true), ("F32", true)] {
+        let mut train = stateful();
+        train["precision"] = json!(precision);
+        train["activationCheckpointing"] = json!(checkpointing);
+        (train["microBatchSize"], train["ema"]) = (json!(2), json!({"decay": 0.9}));
+        let from = json!({"dropout": 0.2, "lora": {"rank": 4, "alpha": 8}});
+        let started = Started::new(&llama(), 3, from, train);
+        let expected = started.fit(&Run::new(), &Recorder::default()).unwrap();
+        let run = Run::new();
+        started.fit(&run, &Recorder::stopping_at(7)).unwrap_err();
+        let fitted = started.fit(&run, &Recorder::default()).unwrap();
+        assert!(weights(&fitted) == weights(&expected), "{precision}: the weights differ");
+        assert!(learned_weights(fitted.predictor.model()).unwrap().iter().all(|(name, _)| name.contains(".lora_")));
     }
 }
 
