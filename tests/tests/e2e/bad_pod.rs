@@ -25,14 +25,32 @@ async fn large(namespace: &Namespace) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_outgrows_its_memory_says_so_after_its_retries() {
     test("memory", async |namespace: Namespace| {
-        let wide = json!({"model": {"mlp": {"hidden": [8192, 8192]}}, "resources": {"memory": "128Mi"}, "retries": 1});
-        train(&namespace, "greedy", &wide).await;
+        train(&namespace, "greedy", &wide(2700)).await;
         let (status, error) = failed(&namespace, "greedy").await;
         assert_eq!((error.reason, error.exit_code), (Reason::OutOfMemory, Some(137)));
         assert!(error.message.contains("resources.memory"), "{}", error.message);
         assert_eq!(status.restarts, 1);
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_weights_alone_are_more_than_its_memory_is_refused_with_the_numbers() {
+    test("weights", async |namespace: Namespace| {
+        train(&namespace, "huge", &wide(8192)).await;
+        let (status, error) = failed(&namespace, "huge").await;
+        assert_eq!((error.reason, error.exit_code), (Reason::OutOfMemory, Some(10)));
+        assert!(error.message.contains("resources.memory"), "{}", error.message);
+        assert!(status.estimate.is_some_and(|estimate| estimate.parameters > 8192 * 8192));
+        assert_eq!(status.restarts, 0);
+    })
+    .await;
+}
+
+/// A perceptron of two layers of so many units, in 128 MiB. With AdamW a parameter takes 16 bytes: 2700 units are 117 MB of
+/// parameters, which are tried, and with the program itself too much; 8192 units are 1 GB.
+fn wide(units: u32) -> Value {
+    json!({"model": {"mlp": {"hidden": [units, units]}}, "resources": {"memory": "128Mi"}, "retries": 1})
 }
 
 #[tokio::test(flavor = "multi_thread")]
