@@ -1,5 +1,5 @@
 # Each target is one line; what it does stands in the script it calls. `make` alone lists them.
-.PHONY: help build local demo demo-down test bench images generate lint
+.PHONY: help build local demo demo-down test bench bench-train images generate lint
 help:       ; @sed -n 's/^\([a-z-]*\): *\#\# \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 local:      ## train an example here, without a cluster (EXAMPLE=digits)
 local:      ; @scripts/local $(or $(EXAMPLE),digits)
@@ -11,6 +11,8 @@ test:       ## every test, on a real cluster where one is needed
 test:       ; @scripts/test
 bench:      ## training, serving and control-plane benchmarks
 bench:      ; @scripts/bench
+bench-train: ## training beside PyTorch, Polars and pandas (PART="mlp gpt preparation checkpoint", or PART=--gpu)
+bench-train: ; @scripts/bench-train $(PART)
 build:      ## compile everything, the cluster's programs too
 build:      ; @scripts/build
 images:     ## build the images of the operator and the trainer

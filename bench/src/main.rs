@@ -1,4 +1,5 @@
-//! `stoker-bench`: how fast Stoker trains and serves on this machine, and what its operator costs a cluster.
+//! `stoker-bench`: how fast Stoker trains and serves on this machine, beside its peers too, and what its operator costs a
+//! cluster.
 
 mod examples;
 mod load;
@@ -7,6 +8,8 @@ mod operator;
 mod output;
 mod process;
 mod serving;
+mod train;
+mod trainer;
 mod training;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -23,8 +26,8 @@ use self::{machine::Machine, output::Output};
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// What is measured: everything, if nothing is named.
-    #[arg(value_enum)]
+    /// What is measured.
+    #[arg(value_enum, required = true)]
     parts: Vec<Part>,
     /// The file that the figures are added to, as JSON lines.
     #[arg(long, value_name = "FILE", default_value = "stoker-bench.jsonl")]
@@ -38,6 +41,8 @@ struct Options {
     /// How many objects are made at a time.
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1000], value_parser = value_parser!(u32).range(1..=5000))]
     objects: Vec<u32>,
+    #[command(flatten)]
+    train: train::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,6 +53,14 @@ enum Part {
     Serving,
     /// Objects per second, CPU, memory and API requests of the operator, with pods faked by kwok.
     Operator,
+    /// Small multi-layer perceptrons beside PyTorch.
+    Mlp,
+    /// Language models beside PyTorch.
+    Gpt,
+    /// Rows per second from a CSV to numbers, beside Polars and pandas.
+    Preparation,
+    /// What checkpoints cost the steps, and their way to storage beside a plain upload.
+    Checkpoint,
 }
 
 #[tokio::main]
@@ -63,16 +76,19 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<()> {
-    let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
     let mut output = Output::append_to(&options.output)?;
     let machine = Machine::this()?;
     println!("{machine}");
     output.record("machine", &machine)?;
-    for part in parts {
+    for part in &options.parts {
         match part {
             Part::Training => training::run(options.runs, &mut output).await?,
             Part::Serving => serving::run(options.seconds, &mut output).await?,
             Part::Operator => operator::run(&options.objects, &mut output).await?,
+            Part::Mlp => train::perceptrons(&options.train, &mut output).await?,
+            Part::Gpt => train::language_models(&options.train, &mut output).await?,
+            Part::Preparation => train::preparation(&options.train, &mut output).await?,
+            Part::Checkpoint => train::checkpoints(&mut output).await?,
         }
     }
     println!("\nThe figures are in {} too.", options.output.display());

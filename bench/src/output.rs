@@ -65,12 +65,30 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     pub(crate) fn row(&mut self, cells: [String; COLUMNS]) {
         self.rows.push(cells);
     }
+
+    /// The table as it stands in a file of Markdown, a line for each row.
+    pub(crate) fn markdown(&self) -> String {
+        let widths = self.widths();
+        let mut text = String::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let cells = row.iter().zip(widths).map(|(cell, width)| format!(" {cell:<width$} |"));
+            text += &format!("|{}\n", cells.collect::<String>());
+            if number == 0 {
+                let rules = widths.map(|width| format!("{}|", "-".repeat(width + 2)));
+                text += &format!("|{}\n", rules.concat());
+            }
+        }
+        text
+    }
+
+    fn widths(&self) -> [usize; COLUMNS] {
+        std::array::from_fn(|column| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+    }
 }
 
 impl<const COLUMNS: usize> fmt::Display for Table<COLUMNS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: [usize; COLUMNS] = std::array::from_fn(width);
+        let widths = self.widths();
         for (number, row) in self.rows.iter().enumerate() {
             for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
                 match column {
@@ -130,5 +148,6 @@ mod tests {
         let mut table = Table::new(["", "rows/s"]);
         table.row(["a run".into(), "7".into()]);
         assert_eq!(table.to_string(), "       rows/s\n─────────────\na run       7\n");
+        assert_eq!(table.markdown(), "|       | rows/s |\n|-------|--------|\n| a run | 7      |\n");
     }
 }

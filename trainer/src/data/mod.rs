@@ -83,7 +83,7 @@ pub async fn prepare(
     scratch: &Scratch,
     on_stats: &(dyn Fn(&DataStats) + Send + Sync),
 ) -> Result<Prepared, DataError> {
-    let pipeline = Pipeline::new(data, task, access, scratch, Limits::of_machine());
+    let pipeline = Pipeline::new(data, task, access, scratch, Limits::within(scratch));
     let work = async { pipeline.convert(pipeline.split().await?).await };
     watched(work, || on_stats(&pipeline.stats())).await
 }
@@ -113,6 +113,6 @@ pub async fn held_out(
     access: &Access,
     scratch: &Scratch,
 ) -> Result<Vec<RecordBatch>, DataError> {
-    let splits = Pipeline::new(data, task, access, scratch, Limits::of_machine()).split().await?;
+    let splits = Pipeline::new(data, task, access, scratch, Limits::within(scratch)).split().await?;
     splits.test.read()?.collect()
 }

@@ -12,26 +12,38 @@ use std::{
 
 use super::DataError;
 
-/// A folder for temporary files, and how much may lie in it.
+/// The room to work in: a folder for temporary files, how much may lie in it, and the memory beside it.
 ///
-/// The bound is the trainer's own: a node does not see how much is in files that have no name, and would end the pod
-/// without a word if it did.
+/// The bound of the folder is the trainer's own: a node does not see how much is in files that have no name, and would end
+/// the pod without a word if it did.
 #[derive(Clone, Debug)]
 pub struct Scratch {
     folder: Arc<Path>,
     limit: u64,
+    memory: u64,
     used: Arc<AtomicU64>,
 }
 
 impl Scratch {
     /// The folder, with room for so many bytes.
     pub fn new(folder: impl Into<Arc<Path>>, limit: u64) -> Self {
-        Self { folder: folder.into(), limit, used: Arc::default() }
+        Self { folder: folder.into(), limit, memory: u64::MAX, used: Arc::default() }
     }
 
     /// The folder, with as much room as its disk has.
     pub fn unlimited(folder: impl Into<Arc<Path>>) -> Self {
         Self::new(folder, u64::MAX)
+    }
+
+    /// The same with so many bytes of memory for the whole process, if the machine has that much.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        Self { memory: bytes, ..self }
+    }
+
+    /// The bytes of memory for the whole process.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
     }
 
     /// Where it lies.

@@ -38,9 +38,9 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Half the memory that the container or the machine has, and all its processors.
-    pub(crate) fn of_machine() -> Self {
-        let memory = Memory::read().available().unwrap_or(DEFAULT_MEMORY);
+    /// Half the memory that the run, the container and the machine have, the least of them, and all processors.
+    pub(crate) fn within(scratch: &Scratch) -> Self {
+        let memory = Memory::read().available().unwrap_or(DEFAULT_MEMORY).min(scratch.memory());
         Self {
             partitions: std::thread::available_parallelism().map_or(1, usize::from),
             memory: (memory / 2).max(MIN_MEMORY),

@@ -76,9 +76,10 @@ async fn run_config(
         .map_err(|source| RunError::Io { what: format!("cannot listen at {}", options.listen), source })?;
     let router = endpoint::router(Arc::clone(&tracker));
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
-    let room = quantity::bytes(&config.resources.scratch).unwrap_or(u64::MAX);
+    let bytes = |amount: &str| quantity::bytes(amount).unwrap_or(u64::MAX);
+    let (room, memory) = (bytes(&config.resources.scratch), bytes(&config.resources.memory));
     let pipeline = Pipeline {
-        scratch: Scratch::new(options.scratch.clone(), room),
+        scratch: Scratch::new(options.scratch.clone(), room).with_memory(memory),
         config: Arc::new(config),
         data: Access::from_env(DATA_ENV_PREFIX),
         base: Access::from_env(BASE_ENV_PREFIX),

@@ -66,6 +66,7 @@ pub async fn prepare(
     scratch: &Scratch,
     on_stats: &(dyn Fn(&DataStats) + Send + Sync),
 ) -> Result<Corpus, DataError> {
-    let pipeline = Pipeline::new(data, context, access, scratch, Limits::of_machine()).with_vocabulary(vocabulary);
+    let limits = Limits::within(scratch);
+    let pipeline = Pipeline::new(data, context, access, scratch, limits).with_vocabulary(vocabulary);
     watched(pipeline.run(), || on_stats(&pipeline.stats())).await
 }

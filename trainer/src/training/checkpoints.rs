@@ -238,7 +238,11 @@ impl Store {
         if self.stale.contains(&step) {
             artifact::remove(&folder).await?;
         }
-        let digest = artifact::commit(&folder, Some(&self.run), snapshot.encode()?).await?;
+        let begun = Instant::now();
+        let files = snapshot.encode()?;
+        let bytes: usize = files.iter().map(|(_, content)| content.len()).sum();
+        let digest = artifact::commit(&folder, Some(&self.run), files).await?;
+        tracing::info!(step, bytes, seconds = begun.elapsed().as_secs_f64(), "a checkpoint is written");
         Ok(reference(step, &folder, digest, Timestamp::now()))
     }
 

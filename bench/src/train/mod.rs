@@ -1,0 +1,58 @@
+//! Training beside the peer: PyTorch for models, Polars and pandas for data, and a plain upload for checkpoints, in one run.
+
+mod checkpoint;
+mod compare;
+mod csv;
+mod gpt;
+mod mlp;
+mod peer;
+mod preparation;
+mod s3;
+mod vocabulary;
+
+use std::path::PathBuf;
+
+use stoker_e2e::Result;
+
+use crate::output::Output;
+
+/// How the comparison is made.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The Python that has the packages of bench/peer/requirements.txt.
+    #[arg(long, env = "STOKER_PEER", default_value = "python3", value_name = "FILE")]
+    peer: PathBuf,
+    /// The folder for large files that are kept for the next time.
+    #[arg(long, env = "STOKER_BENCH_CACHE", default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    cache: PathBuf,
+    /// How often both sides of a comparison run, in turn; the median counts.
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=20))]
+    repetitions: u32,
+    /// Compare GPT-2 124M on a CUDA GPU, in place of the small models on the CPU.
+    #[arg(long)]
+    gpu: bool,
+    /// Sequences per step on the GPU, halved until both sides fit into its memory.
+    #[arg(long, default_value_t = 64, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    gpu_batch: u32,
+    /// What the GPU computes at most in bfloat16, in TFLOP/s: by it the utilization is told. The default is an H100's.
+    #[arg(long, default_value_t = 989.0, value_name = "TFLOPS")]
+    gpu_peak: f64,
+}
+
+/// The perceptrons of the examples.
+///
+/// # Errors
+/// If one side fails.
+pub(crate) async fn perceptrons(options: &Options, output: &mut Output) -> Result<()> {
+    compare::run(mlp::tasks()?, options, output).await
+}
+
+/// Language models.
+///
+/// # Errors
+/// If one side fails.
+pub(crate) async fn language_models(options: &Options, output: &mut Output) -> Result<()> {
+    if options.gpu { gpt::on_gpu(options, output).await } else { gpt::on_cpu(options, output).await }
+}
+
+pub(crate) use self::{checkpoint::run as checkpoints, preparation::run as preparation};

@@ -1,0 +1,65 @@
+//! The peer's side: programs in Python, each of which answers with a line of JSON.
+
+use std::{path::Path, process::Command};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use stoker_e2e::{Error, Result, checkout, command};
+
+use super::Options;
+
+const FOLDER: &str = "bench/peer";
+
+/// How PyTorch computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mode {
+    /// By `torch.compile`, or step by step.
+    pub(super) is_compiled: bool,
+    pub(super) threads: usize,
+}
+
+/// What a training of PyTorch answers.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Trained {
+    pub(super) steps_per_second: f64,
+    /// Of each step, or one of the trained model.
+    pub(super) losses: Vec<f64>,
+    /// Rows, or sequences, that it was trained on.
+    pub(super) samples: u64,
+}
+
+/// Trains by PyTorch what a file configures, from the weights of another file on.
+///
+/// # Errors
+/// If PyTorch is not there, or the training fails.
+pub(super) async fn train(
+    options: &Options,
+    script: &str,
+    (config, weights): (&Path, &Path),
+    mode: Mode,
+    warm_up: u64,
+) -> Result<Trained> {
+    let mut python = python(options, script)?;
+    python.arg(config).arg("--weights").arg(weights);
+    python.args(["--threads", &mode.threads.to_string(), "--warm-up", &warm_up.to_string()]);
+    python.args(mode.is_compiled.then_some("--compile"));
+    python.args(options.gpu.then_some("--device=cuda"));
+    answer(python).await
+}
+
+/// One of the programs.
+pub(super) fn python(options: &Options, script: &str) -> Result<Command> {
+    let mut python = Command::new(&options.peer);
+    python.arg(checkout::path(FOLDER).join(script));
+    // What is compiled once is kept.
+    python.env("TORCHINDUCTOR_CACHE_DIR", options.cache.join("inductor"));
+    Ok(python)
+}
+
+/// What it says in its last line.
+pub(super) async fn answer<T: DeserializeOwned>(python: Command) -> Result<T> {
+    let shown = format!("{python:?}");
+    let said = command::output_of(python).await?;
+    let line = said.lines().next_back().unwrap_or_default();
+    serde_json::from_str(line).map_err(|error| Error::Command { command: shown, output: format!("{error} in {line}") })
+}
