@@ -9,9 +9,7 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use stoker_crds::{
-    ModelTrainingSpec, Progress, RunReport, TrainConfig, config::RunIdentity, progress::PROGRESS_PATH,
-};
+use stoker_crds::{ModelTrainingSpec, Progress, RunReport, TrainConfig, config::RunIdentity, progress::PROGRESS_PATH};
 use stoker_e2e::{Error, Result, command};
 use tempfile::TempDir;
 

@@ -1,9 +1,6 @@
 //! Rows per second of a small multi-layer perceptron: `examples/cells.yaml`, as a pod would run it.
 
-use std::{
-    ops::ControlFlow,
-    time::Instant,
-};
+use std::{ops::ControlFlow, time::Instant};
 
 use serde::Serialize;
 use stoker_crds::{

@@ -1,6 +1,7 @@
 //! The same training by Stoker and by PyTorch, in turn.
 
 use std::{
+    collections::BTreeSet,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -191,7 +192,8 @@ pub(super) async fn compare(task: &Task, options: &Options) -> Result<Figures> {
     for peer in theirs.iter().flatten() {
         same_samples(&ours, peer)?;
     }
-    let speed = |runs: &[Trained]| Speed::of(runs.iter().map(|run| run.steps_per_second * task.units_per_step).collect());
+    let speed =
+        |runs: &[Trained]| Speed::of(runs.iter().map(|run| run.steps_per_second * task.units_per_step).collect());
     let [of_eager, of_compiled] = &theirs;
     let (loss, peer_loss) = (mean_loss(&ours), mean_loss(of_eager.iter().chain(of_compiled)));
     Ok(Figures {
@@ -226,16 +228,17 @@ fn mean_loss<'a>(runs: impl IntoIterator<Item = &'a Trained>) -> f64 {
 /// The mode of PyTorch that takes a tenth of the steps in the least time: on one thread, or on all.
 async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, options: &Options) -> Result<Mode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // On a GPU the threads of the CPU do not matter.
+    let most = if options.gpu { 1 } else { cores };
     let mut tried = Vec::new();
-    for threads in [1, cores] {
+    for threads in BTreeSet::from([1, most]) {
         let mode = Mode { is_compiled, threads };
-        // On a GPU the threads of the CPU do not matter.
-        if threads == cores && (options.gpu || cores == 1) {
-            break;
-        }
         eprintln!("{}: PyTorch with {mode:?} …", task.name);
         let few = prepared.shortened(task)?;
-        tried.push((peer::train(options, task.script, (&few, &prepared.weights), mode, task.warm_up.min(3)).await?, mode));
+        tried.push((
+            peer::train(options, task.script, (&few, &prepared.weights), mode, task.warm_up.min(3)).await?,
+            mode,
+        ));
     }
     let best = tried.into_iter().max_by(|(a, _), (b, _)| a.steps_per_second.total_cmp(&b.steps_per_second));
     best.map(|(_, mode)| mode).ok_or_else(|| Error::Unexpected("PyTorch was not tried".into()))

@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn a_file_is_written_once_and_always_the_same() {
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let [first, second] = folders.each_ref().map(|folder| fs::read_to_string(file(folder.path(), 20_000).unwrap()).unwrap());
+        let [first, second] =
+            folders.each_ref().map(|folder| fs::read_to_string(file(folder.path(), 20_000).unwrap()).unwrap());
         assert_eq!(first, second);
         let columns = HEAD.split(',').count();
         assert!(first.len() >= 20_000 && first.lines().all(|line| line.split(',').count() == columns));

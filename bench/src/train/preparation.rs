@@ -1,11 +1,6 @@
 //! Rows per second from a CSV to numbers, beside Polars and pandas; and the memory that it takes while the file grows.
 
-use std::{
-    fs,
-    ops::ControlFlow,
-    path::Path,
-    time::Instant,
-};
+use std::{fs, ops::ControlFlow, path::Path, time::Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
