@@ -118,7 +118,8 @@ def main():
     model.load(options.weights)
     model.to(options.device)
 
-    size, total = train["batchSize"], train["steps"]
+    size = train["batchSize"]
+    total = train.get("steps") or train["epochs"] * -(-len(sequences) // size)
 
     def batches():
         taken = 0
