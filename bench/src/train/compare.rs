@@ -143,7 +143,7 @@ impl Figures {
 ///
 /// # Errors
 /// If one side fails, or trains on other samples, or reaches another loss than the other.
-pub(super) async fn run(tasks: Vec<Task>, options: &Options, output: &mut Output) -> Result<()> {
+pub(super) async fn run(tasks: impl IntoIterator<Item = Task>, options: &Options, output: &mut Output) -> Result<()> {
     let mut all = Vec::new();
     for task in tasks {
         all.push((compare(&task, options).await?, task.target));

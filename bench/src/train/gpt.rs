@@ -71,7 +71,7 @@ pub(super) async fn on_cpu(options: &Options, output: &mut Output) -> Result<()>
     ];
     let text = examples::folder()?.join(TEXT);
     let mut tasks = Vec::new();
-    for size in sizes {
+    for size in sizes.into_iter().filter(|size| size.name.contains(&options.only)) {
         check(&size, &text, options, output).await?;
         let config = config(&size, &text, json!({"bytes": {}}), json!({"steps": size.steps}))?;
         tasks.push(task(&size, "bytes", config));

@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// How often both sides of a comparison run, in turn; the median counts.
     #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=20))]
     repetitions: u32,
+    /// Measure only the models in whose name this is.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    only: String,
     /// Compare GPT-2 124M on a CUDA GPU, in place of the small models on the CPU.
     #[arg(long)]
     gpu: bool,
@@ -44,7 +47,8 @@ pub(crate) struct Options {
 /// # Errors
 /// If one side fails.
 pub(crate) async fn perceptrons(options: &Options, output: &mut Output) -> Result<()> {
-    compare::run(mlp::tasks()?, options, output).await
+    let tasks = mlp::tasks()?.into_iter().filter(|task| task.name.contains(&options.only));
+    compare::run(tasks, options, output).await
 }
 
 /// Language models.
