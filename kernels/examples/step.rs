@@ -8,7 +8,8 @@ use burn::{
     tensor::{Device, Distribution, Int, Tensor},
 };
 use burn_fused_ops::{
-    AdamW, causal_attention, gelu, gelu_tanh, layer_norm, linear_cross_entropy, reference, rms_norm, rotate, swiglu,
+    AdamW, causal_attention, causal_self_attention, dropout, gelu, gelu_tanh, layer_norm, linear, linear_cross_entropy,
+    reference, rms_norm, rotate, swiglu,
 };
 
 const EPSILON: f64 = 1e-5;
@@ -34,6 +35,7 @@ fn main() {
         println!("{:24} {:>9} {:>9}", "", "fused", "composed");
         size.elementwise();
         size.norms();
+        size.linear();
         size.attention();
         size.cross_entropy();
         size.adamw();
@@ -88,6 +90,18 @@ impl Size {
         );
     }
 
+    /// The first layer of a feed-forward network, and dropout.
+    fn linear(&self) {
+        let x = random([self.batch, self.length, self.width]);
+        let (weight, bias) = (random([self.width, 4 * self.width]), random([4 * self.width]));
+        compare(
+            "linear",
+            || step(linear(x.clone(), weight.clone(), Some(bias.clone()))),
+            || step(reference::linear(x.clone(), weight.clone(), Some(bias.clone()))),
+        );
+        compare("dropout", || step(dropout(x.clone(), 0.1)), || step(reference::dropout(x.clone(), 0.1)));
+    }
+
     /// With inputs and output as a model has them, heads within positions.
     fn attention(&self) {
         let Self { batch, length, width, heads, .. } = *self;
@@ -97,6 +111,12 @@ impl Size {
             step(attention(query, key, value).swap_dims(1, 2).reshape([batch, length, width]));
         };
         compare("causal_attention", || run(causal_attention), || run(reference::causal_attention));
+        let projected = random([batch, length, 3 * width]);
+        compare(
+            "causal_self_attention",
+            || step(causal_self_attention(projected.clone(), [heads; 2], None)),
+            || step(reference::causal_self_attention(projected.clone(), [heads; 2], None)),
+        );
         let table = || random([length, width / heads / 2]).detach();
         let (cos, sin) = (table(), table());
         let run = |rotate: fn(Tensor<4>, Tensor<2>, Tensor<2>) -> Tensor<4>| {

@@ -1,4 +1,4 @@
-//! The loss of a language model's last layer, fused with its projection onto the vocabulary.
+//! Cross-entropy, alone and fused with a language model's projection onto the vocabulary.
 
 use burn::{
     backend::flex::FlexTensor,
@@ -11,7 +11,7 @@ use crate::{
     math::{exponentials, vectorized},
     matrix::{Before, Matrix, MatrixMut, Threads},
     reference,
-    storage::{contiguous, dims, readable, scaled, strided, swapped, tensor},
+    storage::{BLOCK, contiguous, dims, readable, scaled, strided, swapped, tensor},
 };
 
 /// Logits that stand in memory at once: 16 MiB of them.
@@ -61,6 +61,51 @@ fn apply(hidden: Tensor<2>, weight: Tensor<2>, operation: LinearCrossEntropy) ->
             row_weights,
             vocabulary,
         ),
+    }
+}
+
+/// The mean cross-entropy of `softmax(logits)` against the targets: `[1]`.
+///
+/// `logits` is `[rows, classes]`, `targets` `[rows]`.
+///
+/// # Panics
+/// If the shapes do not fit, and on flex if a target is not one of the classes.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let ([rows, _], [targets_rows]) = (logits.dims(), targets.dims());
+    assert_eq!(rows, targets_rows, "cross_entropy: the rows of logits and targets");
+    match run(CrossEntropy { targets: targets.clone() }, [logits.into_dispatch()]) {
+        Ok(loss) => Tensor::from_dispatch(loss),
+        Err([logits]) => reference::cross_entropy(Tensor::from_dispatch(logits), targets),
+    }
+}
+
+#[derive(Clone, Debug)]
+struct CrossEntropy {
+    targets: Tensor<1, Int>,
+}
+
+impl Fused<1> for CrossEntropy {
+    /// The gradient for a gradient of 1 of the loss, if it is needed.
+    type Saved = Option<FlexTensor>;
+
+    fn forward(&self, [logits]: [FlexTensor; 1], [needed]: [bool; 1]) -> (FlexTensor, Self::Saved) {
+        let [count, classes] = dims(&logits);
+        let share = 1.0 / count as f32;
+        let targets = self.targets.to_data();
+        let rows = targets.iter::<i64>().enumerate().map(|(index, target)| {
+            let is_class = usize::try_from(target).is_ok_and(|target| target < classes);
+            assert!(is_class, "cross_entropy: the target of row {index} is {target}, not one of {classes} classes");
+            Row { index, target: target as usize, share }
+        });
+        let rows: Vec<Row> = rows.collect();
+        let mut gradient = contiguous(logits);
+        let loss = losses(&rows, gradient.storage_mut(), classes, needed);
+        (tensor(vec![loss as f32], [1]), needed.then_some(gradient))
+    }
+
+    fn backward(self, saved: Self::Saved, gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        let factor = contiguous(gradient).storage::<f32>()[0];
+        [saved.map(|gradient| scaled(gradient, factor))]
     }
 }
 
@@ -175,7 +220,8 @@ impl LinearCrossEntropy {
 
 /// The part of the loss of a chunk's rows.
 fn losses(rows: &[Row], logits: &mut [f32], vocabulary: usize, differentiate: bool) -> f64 {
-    let rows = logits.par_chunks_mut(vocabulary).zip(rows.par_iter());
+    let at_once = (BLOCK / vocabulary.max(1)).max(1);
+    let rows = logits.par_chunks_mut(vocabulary.max(1)).zip(rows.par_iter()).with_min_len(at_once);
     let losses: Vec<f64> = rows.map(|(logits, row)| row.loss(logits, differentiate)).collect();
     losses.into_iter().sum()
 }

@@ -56,7 +56,7 @@ pub(crate) fn run<O: Fused<N>, const N: usize>(
 
 /// Whether the functions of this crate run their fused operations on such a tensor: one of `f32` on flex.
 ///
-/// For callers with a better alternative than [`reference`](crate::reference).
+/// Its numbers are at hand, and what is saved for a backward is what the fused operations save.
 pub fn is_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
     context(&[tensor.clone().into_dispatch()]).is_some()
 }

@@ -14,23 +14,29 @@
 //! Wrong shapes panic, as with burn's own operations. Only first derivatives exist, as with burn's autodiff.
 
 mod activation;
-mod adamw;
+mod adam;
 mod attention;
 mod cross_entropy;
 mod dispatch;
+mod dropout;
+mod linear;
 mod math;
 mod matrix;
 mod norm;
 pub mod reference;
 mod rotation;
+mod squares;
 mod storage;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{gelu, gelu_tanh, swiglu};
-pub use adamw::AdamW;
-pub use attention::causal_attention;
-pub use cross_entropy::linear_cross_entropy;
+pub use adam::{Adam, AdamW};
+pub use attention::{causal_attention, causal_self_attention};
+pub use cross_entropy::{cross_entropy, linear_cross_entropy};
 pub use dispatch::is_fused;
+pub use dropout::dropout;
+pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use rotation::rotate;
+pub use squares::sum_of_squares;

@@ -6,8 +6,9 @@ use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 use pulp::Arch;
 
-/// Partial results of a sum or a maximum: enough for several of the widest vectors.
-const LANES: usize = 32;
+/// Partial results of a sum or a maximum: enough for several of the widest vectors. Loops over a multiple of it leave no rest
+/// to be done one by one.
+pub(crate) const LANES: usize = 32;
 
 /// Below it, e^x is not a normal number.
 const LOWEST_EXPONENT: f32 = -87.0;
@@ -84,10 +85,37 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
 #[inline(always)]
 pub(crate) fn exponentials(logits: &mut [f32]) -> (f32, f32) {
     let maximum = maximum(logits);
-    for logit in logits.iter_mut() {
-        *logit = exp(*logit - maximum);
-    }
+    update(logits, |logit| exp(logit - maximum));
     (maximum, sum(logits, |value| value))
+}
+
+/// Replaces each number by a function of it.
+#[inline(always)]
+pub(crate) fn update(values: &mut [f32], function: impl Fn(f32) -> f32) {
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for value in chunk {
+            *value = function(*value);
+        }
+    }
+    for value in rest {
+        *value = function(*value);
+    }
+}
+
+/// Replaces each pair of numbers of two slices of the same length by a function of it.
+#[inline(always)]
+pub(crate) fn update_pairs(a: &mut [f32], b: &mut [f32], function: impl Fn(f32, f32) -> (f32, f32)) {
+    let (chunks_a, rest_a) = a.as_chunks_mut::<LANES>();
+    let (chunks_b, rest_b) = b.as_chunks_mut::<LANES>();
+    for (a, b) in chunks_a.iter_mut().zip(chunks_b) {
+        for lane in 0..LANES {
+            (a[lane], b[lane]) = function(a[lane], b[lane]);
+        }
+    }
+    for (a, b) in rest_a.iter_mut().zip(rest_b) {
+        (*a, *b) = function(*a, *b);
+    }
 }
 
 /// The sum of a term per element, in an order that the length alone decides.

@@ -3,7 +3,16 @@
 //! The only unsafe code of this crate. `gemm` takes pointers, sizes and strides; [`Matrix`] and [`MatrixMut`] check on
 //! construction that every element lies in their slice, and [`MatrixMut`] that no two are the same.
 
+use std::mem::MaybeUninit;
+
 use gemm::Parallelism;
+use rayon::prelude::{IntoParallelIterator, ParallelIterator};
+
+/// The fewest multiplications that are worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 19;
+/// The fewest rows of a part of a product, and the fewest columns of a product in parts. `gemm` takes other ways for smaller
+/// matrices, whose sums round otherwise; so the numbers would depend on how many parts there are.
+const PART: [usize; 2] = [96, 3];
 
 /// A matrix that is read: the element at (row, column) is `values[row · strides[0] + column · strides[1]]`.
 #[derive(Clone, Copy)]
@@ -125,6 +134,85 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
+/// `left · right`, plus `offsets` in each row, if given, row after row: on all threads of the current rayon pool. The numbers
+/// are the same however many there are.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[expect(unsafe_code, reason = "`gemm` takes pointers, and what it writes need not be written before")]
+pub(crate) fn product(left: Matrix<'_>, right: Matrix<'_>, offsets: Option<&[f32]>) -> Vec<f32> {
+    let ([rows, depth], [right_depth, columns]) = (left.shape, right.shape);
+    assert_eq!(depth, right_depth, "shapes of a product");
+    assert!(offsets.is_none_or(|offsets| offsets.len() == columns), "offsets of a product");
+    let count = rows.saturating_mul(columns);
+    let mut values = Vec::with_capacity(count);
+    let write = |(first, place): (usize, &mut [MaybeUninit<f32>])| {
+        let rows = place.len() / columns;
+        if let Some(offsets) = offsets {
+            place.chunks_exact_mut(columns).for_each(|row| {
+                row.write_copy_of_slice(offsets);
+            });
+        }
+        let [left_row, left_column] = left.strides.map(signed);
+        let [right_row, right_column] = right.strides.map(signed);
+        // SAFETY: the place is `rows` rows of `columns` numbers. The rows of `left` from `first` on, and all of `right`, lie
+        // in their slices by the constructors' checks. What is read of the place was written above.
+        unsafe {
+            gemm::gemm(
+                rows,
+                columns,
+                depth,
+                place.as_mut_ptr().cast::<f32>(),
+                1,
+                signed(columns),
+                offsets.is_some(),
+                left.values.as_ptr().add(first * left.strides[0]),
+                left_column,
+                left_row,
+                right.values.as_ptr(),
+                right_column,
+                right_row,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    };
+    let place = &mut values.spare_capacity_mut()[..count];
+    match parts([rows, columns], depth) {
+        _ if count == 0 => {}
+        1 => write((0, place)),
+        parts => split(place, [rows, columns], parts).into_par_iter().for_each(write),
+    }
+    // SAFETY: `gemm` has written every element of each part, and the parts are the whole; without depth, it writes 0.
+    unsafe { values.set_len(count) };
+    values
+}
+
+/// In how many parts a product is computed.
+fn parts([rows, columns]: [usize; 2], depth: usize) -> usize {
+    let [fewest_rows, fewest_columns] = PART;
+    let work = rows.saturating_mul(columns).saturating_mul(depth);
+    if work < WORTH_A_THREAD || columns < fewest_columns {
+        return 1;
+    }
+    rayon::current_num_threads().min(rows / fewest_rows).max(1)
+}
+
+/// The rows in so many parts of about the same size: the first row of each, and its place.
+fn split<T>(mut rest: &mut [T], [rows, columns]: [usize; 2], parts: usize) -> Vec<(usize, &mut [T])> {
+    let starts = (0..parts).map(|part| [part, part + 1].map(|part| part * rows / parts));
+    let parts = starts.map(|[start, end]| {
+        let (part, others) = std::mem::take(&mut rest).split_at_mut((end - start) * columns);
+        rest = others;
+        (start, part)
+    });
+    parts.collect()
+}
+
 /// How long a slice must be to hold all elements.
 fn span([rows, columns]: [usize; 2], strides: [usize; 2]) -> usize {
     if rows == 0 || columns == 0 {
@@ -176,6 +264,39 @@ mod tests {
                 assert_eq!(*number, expected, "row {row}, column {column}");
             }
         }
+    }
+
+    #[test]
+    fn a_product_in_parts_is_that_of_all_rows_with_and_without_offsets() {
+        for [rows, depth, columns] in [[3, 5, 4], [1, 7, 1], [0, 2, 3], [4, 0, 3], [301, 60, 40], [1000, 300, 2]] {
+            let (left, right, offsets) = (integers(rows * depth), integers(depth * columns), integers(columns));
+            let expected = |row: usize, column: usize| {
+                let terms = (0..depth).map(|inner| left[row * depth + inner] * right[inner * columns + column]);
+                terms.sum::<f32>()
+            };
+            for offset in [None, Some(&offsets[..])] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads can be started");
+                let [a, b] = [Matrix::rows(&left, [rows, depth]), Matrix::rows(&right, [depth, columns])];
+                let found = pool.install(|| product(a, b, offset));
+                assert_eq!(found.len(), rows * columns);
+                for (index, number) in found.into_iter().enumerate() {
+                    let (row, column) = (index / columns, index % columns);
+                    assert_eq!(number, expected(row, column) + offset.map_or(0.0, |offsets| offsets[column]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_of_about_the_same_size_and_no_smaller_than_their_fewest_rows() {
+        for rows in [96, 97, 191, 192, 1000, 2048] {
+            let count = parts([rows, 1 << 10], 1 << 10);
+            let mut places = vec![0; rows];
+            let parts = split(&mut places, [rows, 1], count);
+            assert!(parts.iter().all(|(_, part)| part.len() >= PART[0]), "{rows} rows in {count} parts");
+            assert_eq!(parts.iter().map(|(_, part)| part.len()).sum::<usize>(), rows);
+        }
+        assert_eq!([parts([1 << 20, 2], 1 << 10), parts([1 << 10, 3], 1)], [1; 2]);
     }
 
     #[test]

@@ -22,15 +22,20 @@ const ROWS: usize = 16;
 /// # Panics
 /// If the shapes do not fit.
 pub fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
-    let ([_, _, length, width], angles) = (x.dims(), [cos.dims(), sin.dims()]);
-    assert!(width.is_multiple_of(2), "rotate: the width {width} is odd");
-    assert_eq!(angles, [[length, width / 2]; 2], "rotate: the shapes of cos and sin");
+    let [_, _, length, width] = x.dims();
+    check(length, width, [cos.dims(), sin.dims()]);
     match run(Rotation, [x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()]) {
         Ok(output) => Tensor::from_dispatch(output),
         Err([x, cos, sin]) => {
             reference::rotate(Tensor::from_dispatch(x), Tensor::from_dispatch(cos), Tensor::from_dispatch(sin))
         }
     }
+}
+
+/// Panics if angles of these shapes are not those of positions and a width.
+pub(crate) fn check(length: usize, width: usize, angles: [[usize; 2]; 2]) {
+    assert!(width.is_multiple_of(2), "rotate: the width {width} is odd");
+    assert_eq!(angles, [[length, width / 2]; 2], "rotate: the shapes of cos and sin");
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +72,8 @@ fn turned(x: FlexTensor, [cos, sin]: &[FlexTensor; 2], direction: f32) -> FlexTe
             #[inline(always)]
             || {
                 for (head, output) in output.chunks_mut(width).enumerate() {
-                    turn(&values[start + head * head_stride..][..width], angles, direction, output);
+                    output.copy_from_slice(&values[start + head * head_stride..][..width]);
+                    turn(output, angles, direction);
                 }
             },
         );
@@ -75,15 +81,13 @@ fn turned(x: FlexTensor, [cos, sin]: &[FlexTensor; 2], direction: f32) -> FlexTe
     swapped(tensor(output, [batch, length, heads, width]), 1, 2)
 }
 
+/// Rotates a head in place, forward or, for the direction −1, back.
 #[inline(always)]
-fn turn(x: &[f32], [cos, sin]: [&[f32]; 2], direction: f32, output: &mut [f32]) {
-    let (left, right) = x.split_at(cos.len());
-    let (left_output, right_output) = output.split_at_mut(cos.len());
-    let outputs = left_output.iter_mut().zip(right_output);
+pub(crate) fn turn(head: &mut [f32], [cos, sin]: [&[f32]; 2], direction: f32) {
+    let (left, right) = head.split_at_mut(cos.len());
     let angles = cos.iter().zip(sin);
-    for (((left_output, right_output), (left, right)), (cos, sin)) in outputs.zip(left.iter().zip(right)).zip(angles) {
+    for ((left, right), (cos, sin)) in left.iter_mut().zip(right).zip(angles) {
         let sin = direction * sin;
-        *left_output = left * cos - right * sin;
-        *right_output = right * cos + left * sin;
+        (*left, *right) = (*left * cos - *right * sin, *right * cos + *left * sin);
     }
 }

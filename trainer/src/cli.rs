@@ -8,6 +8,7 @@ use tracing::Level;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
+    allocator::keep_freed_memory,
     run::{evaluate, local, train},
     server,
 };
@@ -39,6 +40,9 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging(&cli);
+    if matches!(cli.command, Command::Local(_) | Command::Train(_)) {
+        keep_freed_memory();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}"), ExitCode::FAILURE),

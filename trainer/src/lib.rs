@@ -3,6 +3,7 @@
 //! The stages of a run, each a module: [`data`] or [`text`] → [`model`] → [`training`] → [`artifact`], driven by [`run`];
 //! [`base`] is what a training may start from, [`server`] serves what was published. [`storage`] is the only way to object storage, [`cli`] the only way in.
 
+mod allocator;
 pub mod artifact;
 pub mod base;
 pub mod cli;

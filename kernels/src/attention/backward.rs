@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
 
-use super::{Heads, Shape, TILE};
+use super::{Heads, Shape, TILE, whole};
 use crate::{
-    math::{exp, sum_pairs, vectorized},
+    math::{exp, sum_pairs, update_pairs, vectorized},
     matrix::{Before, Matrix, MatrixMut, Threads},
 };
 
@@ -134,14 +134,16 @@ impl Context<'_> {
                     let (output, gradient) =
                         (self.output.row(batch, head, query), self.gradient.row(batch, head, query));
                     let mean = sum_pairs(output, gradient, |a, b| a * b);
-                    let (seen, hidden) = scores.split_at_mut(self.shape.visible(query));
-                    let (gradients, unseen) = gradients.split_at_mut(seen.len());
-                    hidden.fill(0.0);
-                    unseen.fill(0.0);
-                    for (score, gradient) in seen.iter_mut().zip(gradients) {
-                        *score = exp(*score - log_sum);
-                        *gradient = *score * (*gradient - mean);
-                    }
+                    let seen = self.shape.visible(query);
+                    let whole = whole(seen, visible);
+                    // e^−∞ is 0.
+                    scores[seen..whole].fill(f32::NEG_INFINITY);
+                    scores[whole..].fill(0.0);
+                    gradients[seen..].fill(0.0);
+                    update_pairs(&mut scores[..whole], &mut gradients[..whole], |score, gradient| {
+                        let probability = exp(score - log_sum);
+                        (probability, probability * (gradient - mean))
+                    });
                 }
             },
         );

@@ -2,9 +2,9 @@
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 
-use super::{Heads, Shape, TILE};
+use super::{Heads, Shape, TILE, whole};
 use crate::{
-    math::{exponentials, vectorized},
+    math::{exponentials, update, vectorized},
     matrix::{Before, Matrix, MatrixMut, Threads},
 };
 
@@ -81,10 +81,12 @@ impl Tile<'_> {
 /// sum of e^score.
 #[inline(always)]
 fn softmax(scores: &mut [f32], visible: usize) -> f32 {
-    let (seen, hidden) = scores.split_at_mut(visible);
-    hidden.fill(0.0);
-    let (maximum, sum) = exponentials(seen);
+    let whole = whole(visible, scores.len());
+    // e^−∞ is 0.
+    scores[visible..whole].fill(f32::NEG_INFINITY);
+    scores[whole..].fill(0.0);
+    let (maximum, sum) = exponentials(&mut scores[..whole]);
     let factor = 1.0 / sum;
-    seen.iter_mut().for_each(|value| *value *= factor);
+    update(&mut scores[..whole], |value| value * factor);
     maximum + sum.ln()
 }

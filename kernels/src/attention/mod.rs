@@ -2,14 +2,17 @@
 
 mod backward;
 mod forward;
+mod projected;
 
 use std::ops::Range;
 
 use burn::{backend::flex::FlexTensor, tensor::Tensor};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
 
+pub use self::projected::causal_self_attention;
 use crate::{
     dispatch::{Fused, run},
+    math::LANES,
     matrix::Matrix,
     reference,
     storage::{dims, readable, strided, swapped, tensor, with_rows},
@@ -133,6 +136,12 @@ impl Shape {
     fn tiles(self) -> impl Iterator<Item = Range<usize>> {
         (0..self.queries).step_by(TILE).map(move |first| first..self.queries.min(first + TILE))
     }
+}
+
+/// So many keys and, of those that follow in a row of so many, as many as fill up whole vectors.
+#[inline(always)]
+fn whole(visible: usize, row: usize) -> usize {
+    visible.next_multiple_of(LANES).min(row)
 }
 
 /// A tensor `[batch, heads, rows, width]`, wherever its numbers lie.

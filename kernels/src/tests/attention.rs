@@ -1,5 +1,5 @@
-use super::{DType, Outcome, Tensor, assert_close, backward, gradient, leaf, list, numbers};
-use crate::{causal_attention, reference};
+use super::{DType, Outcome, Tensor, assert_close, backward, constant, gradient, leaf, list, numbers};
+use crate::{causal_attention, causal_self_attention, reference};
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -110,8 +110,54 @@ fn swapping_back_and_reshaping_the_output_copies_nothing() {
     assert_eq!(storage(output), storage(reshaped));
 }
 
+type SelfAttention = fn(Tensor<3>, [usize; 2], Option<[Tensor<2>; 2]>) -> Tensor<3>;
+
+fn of_projected(function: SelfAttention, case: Case, is_rotated: bool, dtype: DType) -> Outcome {
+    let Case { batch, heads, key_heads, queries: length, width, .. } = case;
+    let row = (heads + 2 * key_heads) * width;
+    let projected = leaf(&numbers(1, batch * length * row, 1.0), [batch, length, row], dtype);
+    let table = |function: fn(f32) -> f32| {
+        let values: Vec<f32> = numbers(2, length * width / 2, 3.0).into_iter().map(function).collect();
+        constant(&values, [length, width / 2], dtype)
+    };
+    let angles = is_rotated.then(|| [table(f32::cos), table(f32::sin)]);
+    let output = function(projected.clone(), [heads, key_heads], angles);
+    let gradients = backward(&output);
+    vec![list(output), gradient(&projected, &gradients)]
+}
+
 #[test]
-#[should_panic(expected = "3 heads cannot share 2 key heads evenly")]
+fn attention_of_one_projection_is_the_composed_one_rotated_or_not() {
+    for case in CASES.into_iter().filter(|case| case.queries == case.keys) {
+        for is_rotated in [false, true] {
+            if is_rotated && !case.width.is_multiple_of(2) {
+                continue;
+            }
+            let fused = of_projected(causal_self_attention, case, is_rotated, DType::F32);
+            let exact = of_projected(reference::causal_self_attention, case, is_rotated, DType::F64);
+            // As above; a rotation adds a few roundings of numbers up to √2.
+            assert_close(&fused, &exact, 3e-6);
+        }
+    }
+}
+
+#[test]
+fn a_projection_that_others_hold_is_not_rotated_in_place() {
+    let projected = leaf(&numbers(1, 24, 1.0), [1, 2, 12], DType::F32).inner();
+    let before = list(projected.clone());
+    let table = || constant(&[0.5; 4], [2, 2], DType::F32).inner();
+    causal_self_attention(projected.clone(), [1, 1], Some([table(), table()]));
+    assert_eq!(list(projected), before);
+}
+
+#[test]
+#[should_panic(expected = "3 heads do not divide 10 numbers evenly")]
+fn a_projection_that_is_not_of_so_many_heads_is_refused() {
+    causal_self_attention(leaf(&[0.0; 10], [1, 1, 10], DType::F32), [1, 1], None);
+}
+
+#[test]
+#[should_panic(expected = "3 heads cannot cannot share 2 key heads evenly")]
 fn heads_that_cannot_be_grouped_are_refused() {
     let input = |heads| leaf(&vec![0.0; heads * 4], [1, heads, 2, 2], DType::F32);
     causal_attention(input(3), input(2), input(2));

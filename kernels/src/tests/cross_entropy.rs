@@ -3,7 +3,7 @@ use burn::tensor::Int;
 use super::{
     DType, Outcome, Tensor, TensorData, assert_close, backward, constant, device, gradient, leaf, list, numbers,
 };
-use crate::{linear_cross_entropy, reference};
+use crate::{cross_entropy, linear_cross_entropy, reference};
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -117,4 +117,32 @@ fn a_weight_of_swapped_dimensions_gets_a_gradient_that_lies_as_it_does() {
 fn a_target_that_is_no_token_is_refused() {
     let case = CASES[2];
     of(linear_cross_entropy, case, &[0, 17, 0, 0, 0], &[1.0; 5], DType::F32);
+}
+
+fn of_logits(function: fn(Tensor<2>, Tensor<1, Int>) -> Tensor<1>, case: Case, dtype: DType) -> Outcome {
+    let Case { rows, vocabulary, scale, .. } = case;
+    let logits = leaf(&numbers(1, rows * vocabulary, scale), [rows, vocabulary], dtype);
+    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets(case), [rows]), &device());
+    let loss = function(logits.clone(), targets);
+    let gradients = backward(&(loss.clone() * 3.0));
+    vec![list(loss), gradient(&logits, &gradients)]
+}
+
+#[test]
+fn the_loss_of_logits_and_its_gradient_are_the_composed_ones() {
+    for case in CASES {
+        for scale in [1.0, 1000.0] {
+            let case = Case { scale, ..case };
+            let fused = of_logits(cross_entropy, case, DType::F32);
+            // Logits are exact here; a probability has an error of a few roundings.
+            assert_close(&fused, &of_logits(reference::cross_entropy, case, DType::F64), 1e-6);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "the target of row 0 is 2, not one of 2 classes")]
+fn a_target_that_is_no_class_is_refused() {
+    let targets = Tensor::<1, Int>::from_data([2], &device());
+    cross_entropy(leaf(&[0.0; 2], [1, 2], DType::F32), targets);
 }

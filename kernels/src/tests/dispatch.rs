@@ -4,7 +4,10 @@ use burn::tensor::{Int, TensorData};
 use rayon::ThreadPoolBuilder;
 
 use super::{DType, Device, Gradients, Outcome, Tensor, backward, constant, device, gradient, leaf, list, numbers};
-use crate::{causal_attention, gelu, gelu_tanh, is_fused, layer_norm, linear_cross_entropy, rms_norm, rotate, swiglu};
+use crate::{
+    causal_attention, causal_self_attention, gelu, gelu_tanh, is_fused, layer_norm, linear, linear_cross_entropy,
+    rms_norm, rotate, swiglu,
+};
 
 const BATCH: usize = 3;
 const LENGTH: usize = 130;
@@ -18,6 +21,8 @@ struct Parameters {
     gain: Tensor<1>,
     bias: Tensor<1>,
     head: Tensor<2>,
+    projection: Tensor<2>,
+    offsets: Tensor<1>,
 }
 
 impl Parameters {
@@ -27,23 +32,30 @@ impl Parameters {
             gain: random(2, [WIDTH], device),
             bias: random(3, [WIDTH], device),
             head: random(4, [VOCABULARY, WIDTH], device),
+            projection: random(7, [WIDTH, 3 * WIDTH], device),
+            offsets: random(8, [3 * WIDTH], device),
         }
     }
 
     fn with_gradients(self) -> Self {
-        let Self { embeddings, gain, bias, head } = self;
+        let Self { embeddings, gain, bias, head, projection, offsets } = self;
         Self {
             embeddings: embeddings.require_grad(),
             gain: gain.require_grad(),
             bias: bias.require_grad(),
             head: head.require_grad(),
+            projection: projection.require_grad(),
+            offsets: offsets.require_grad(),
         }
     }
 
     fn gradients(&self, gradients: &Gradients) -> Outcome {
-        let Self { embeddings, gain, bias, head } = self;
-        let vectors = [gain, bias].map(|vector| gradient(vector, gradients));
-        [vec![gradient(embeddings, gradients), gradient(head, gradients)], vectors.to_vec()].concat()
+        let Self { embeddings, gain, bias, head, projection, offsets } = self;
+        let vectors = [gain, bias, offsets].map(|vector| gradient(vector, gradients));
+        let mut all = vec![gradient(embeddings, gradients), gradient(head, gradients)];
+        all.extend(vectors);
+        all.push(gradient(projection, gradients));
+        all
     }
 }
 
@@ -53,13 +65,15 @@ fn random<const D: usize>(seed: u64, shape: [usize; D], device: &Device) -> Tens
 
 /// A loss that goes through every operation.
 fn model(parameters: &Parameters, device: &Device) -> Tensor<1> {
-    let Parameters { embeddings, gain, bias, head } = parameters;
+    let Parameters { embeddings, gain, bias, head, projection, offsets } = parameters;
     let x = layer_norm(embeddings.clone(), gain.clone(), Some(bias.clone()), 1e-5);
     let split = x.clone().reshape([BATCH, LENGTH, HEADS, WIDTH / HEADS]).swap_dims(1, 2);
     let table = |seed| random(seed, [LENGTH, WIDTH / HEADS / 2], device);
     let turned = rotate(split.clone(), table(5), table(6));
     let mixed = causal_attention(turned.clone(), turned, split).swap_dims(1, 2).reshape([BATCH, LENGTH, WIDTH]);
-    let x = x + rms_norm(mixed, gain.clone(), 1e-5);
+    let projected = linear(x.clone(), projection.clone(), Some(offsets.clone()));
+    let own = causal_self_attention(projected, [HEADS, HEADS], Some([table(5), table(6)]));
+    let x = x + rms_norm(mixed, gain.clone(), 1e-5) + own;
     let x = swiglu(gelu(x.clone()), gelu_tanh(x));
     let targets = (0..BATCH * LENGTH).map(|row| (row % VOCABULARY) as i32).collect::<Vec<_>>();
     let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [BATCH * LENGTH]), device);

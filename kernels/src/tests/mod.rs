@@ -4,14 +4,22 @@
 //! tolerance can be argued from the rounding of `f32`, 6·10⁻⁸ of a number.
 
 mod activation;
-mod adamw;
+mod adam;
 mod attention;
 mod cross_entropy;
 mod dispatch;
+mod dropout;
+mod linear;
 mod norm;
 mod rotation;
+mod squares;
+
+use std::sync::Mutex;
 
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+
+/// Held while the device's generator, which is one for the whole process, is seeded and drawn of.
+static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// Lists of numbers: those of an output, and those of the gradients of the inputs.
 type Outcome = Vec<Vec<f64>>;
@@ -21,7 +29,7 @@ fn device() -> Device {
 }
 
 /// Numbers between −`scale` and `scale`, other ones for each seed (Vigna's SplitMix64).
-fn numbers(seed: u64, count: usize, scale: f32) -> Vec<f32> {
+pub(crate) fn numbers(seed: u64, count: usize, scale: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x5851_f42d_4c95_7f2d);
     let mut draw = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

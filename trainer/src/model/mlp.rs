@@ -9,6 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use stoker_crds::training::model::{Activation, Mlp as MlpSpec};
 
+use super::ops;
+
 /// Slope of [`Activation::LeakyReLU`] where its input is negative; PyTorch's default.
 const LEAKY_SLOPE: f64 = 0.01;
 
@@ -49,8 +51,8 @@ impl Mlp {
         let Some((last, hidden)) = self.layers.split_last() else { return features };
         let features = features.cast(last.weight.val().dtype());
         let activations =
-            hidden.iter().fold(features, |x, layer| self.dropout.forward(self.activate(layer.forward(x))));
-        last.forward(activations).cast(FloatDType::F32)
+            hidden.iter().fold(features, |x, layer| ops::dropout(&self.dropout, self.activate(ops::linear(layer, x))));
+        ops::linear(last, activations).cast(FloatDType::F32)
     }
 
     /// What its weights are kept in.

@@ -1,6 +1,7 @@
 //! Any of the models.
 
 use burn::{module::Module, tensor::FloatDType};
+use stoker_crds::training::model::Mlp as MlpSpec;
 
 use super::{Mlp, ModelError, Transformer};
 
@@ -12,6 +13,13 @@ pub enum Network {
     Mlp(Mlp),
     /// Reads tokens.
     Transformer(Transformer),
+}
+
+/// A model without weights: what stands in a model's place while it is changed.
+impl Default for Network {
+    fn default() -> Self {
+        Self::Mlp(Mlp::of_layers(Vec::new(), &MlpSpec::default()))
+    }
 }
 
 impl Network {

@@ -99,7 +99,7 @@ impl Prepared {
     }
 
     /// What is to be learned; `restore_targets` is [`Self::restore_targets`].
-    pub(super) fn problem<'a>(&'a self, restore_targets: &'a dyn Fn(&mut [f32])) -> Problem<'a> {
+    pub(super) fn problem<'a>(&'a self, restore_targets: &'a (dyn Fn(&mut [f32]) + Sync)) -> Problem<'a> {
         let (inputs, targets) = match self {
             Self::Table(table) => (table.preprocessor.input_width(), table.preprocessor.output_width()),
             Self::Text(corpus) => (corpus.train.context(), corpus.tokenizer.vocabulary_size()),

@@ -28,15 +28,18 @@ pub(super) fn loss_and_gradients(
     let total = batch.counted().max(1) as f64;
     let mut gradients = GradientsAccumulator::new();
     let mut losses = Vec::new();
-    let parts = batch.split(at_once);
-    let is_sum = parts.len() > 1;
+    let mut parts = batch.split(at_once);
+    if parts.len() == 1
+        && let Some(whole) = parts.pop()
+    {
+        let (loss, found) = backward.run(model, architecture, whole, device)?;
+        return Ok((loss, GradientsParams::from_grads(found, model)));
+    }
     for (index, micro_batch) in parts.into_iter().enumerate() {
         let share = micro_batch.counted() as f64 / total;
         let (loss, found) = backward.of_part(index, share).run(model, architecture, micro_batch, device)?;
         let mut found = GradientsParams::from_grads(found, model);
-        if is_sum {
-            model.visit(&mut Widen(&mut found));
-        }
+        model.visit(&mut Widen(&mut found));
         gradients.accumulate(model, found);
         losses.push(loss * share);
     }

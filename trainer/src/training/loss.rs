@@ -1,6 +1,7 @@
 //! The losses: means over all rows and outputs, as PyTorch's.
 
 use burn::tensor::{Device, Tensor, activation};
+use burn_fused_ops::cross_entropy;
 use stoker_crds::training::optimize::Loss;
 
 use super::dataset::Batch;
@@ -44,7 +45,7 @@ pub(super) fn mean_loss(loss: Loss, outputs: Tensor<2>, targets: Tensor<2>) -> T
             let clipped = error.clone().clamp_max(HUBER_DELTA);
             (clipped.clone().square() / 2.0 + (error - clipped) * HUBER_DELTA).mean()
         }
-        Loss::CrossEntropy => -activation::log_softmax(outputs, 1).gather(1, targets.int()).mean(),
+        Loss::CrossEntropy => cross_entropy(outputs, targets.int().squeeze_dim(1)),
         // -[t·ln σ(x) + (1 - t)·ln(1 - σ(x))] = max(x, 0) - x·t + ln(1 + e^-|x|), which neither overflows nor cancels.
         Loss::BinaryCrossEntropy => {
             let tail = (-outputs.clone().abs()).exp().log1p();

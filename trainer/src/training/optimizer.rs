@@ -13,6 +13,7 @@ use burn::{
     optim::{DynState, GradientsParams, StateSink, StateSource},
     tensor::{Device, FloatDType, Tensor, TensorData},
 };
+use burn_fused_ops::{is_fused, sum_of_squares};
 use safetensors::SafeTensors;
 use stoker_crds::training::optimize::{Optimizer as Spec, WeightDecayOn};
 
@@ -58,12 +59,14 @@ impl Optimizer {
         Self { parameters: parameters.collect() }
     }
 
-    /// The model after one step against the gradients, whose global norm is first scaled down to `clip`, if given.
+    /// Takes one step against the gradients, whose global norm is first scaled down to `clip`, if given. Weights that nobody
+    /// else holds are changed where they lie.
     ///
     /// A parameter without a gradient stays as it is.
-    pub(super) fn step(&mut self, model: Network, gradients: GradientsParams, rate: f64, clip: Option<f64>) -> Network {
-        let scale = clip.and_then(|norm| clip_scale(&model, &gradients, norm));
-        model.map(&mut Update { parameters: self.parameters.iter_mut(), gradients, rate, scale })
+    pub(super) fn step(&mut self, model: &mut Network, gradients: GradientsParams, rate: f64, clip: Option<f64>) {
+        let scale = clip.and_then(|norm| clip_scale(model, &gradients, norm));
+        let before = std::mem::take(model);
+        *model = before.map(&mut Update { parameters: self.parameters.iter_mut(), gradients, rate, scale });
     }
 
     /// The state as named tensors (`<parameter>.<name>`, parameters counted from 0) and counters.
@@ -126,12 +129,16 @@ impl Parameter {
     }
 }
 
-/// What the gradients are to be multiplied with: `[1]`, at most 1, as PyTorch's `clip_grad_norm_`.
+/// What the gradients are to be multiplied with: `[1]`, at most 1, as PyTorch's `clip_grad_norm_`; `None` if it is known to be
+/// 1.
 ///
 /// burn clips each tensor by its own norm, which turns the direction of the step; this keeps it.
 fn clip_scale(model: &Network, gradients: &GradientsParams, norm: f64) -> Option<Tensor<1>> {
     let total = squared_norm(model, gradients)?.sqrt();
-    Some((total + CLIP_EPSILON).recip().mul_scalar(norm).clamp_max(1.0))
+    let scale = (total + CLIP_EPSILON).recip().mul_scalar(norm).clamp_max(1.0);
+    // To look at a number of a GPU is to wait for it.
+    let is_one = is_fused(&scale) && scale.clone().into_scalar::<f32>() == 1.0;
+    (!is_one).then_some(scale)
 }
 
 /// The sum of the squares of all gradients, `[1]`; `None` if there is none.
@@ -148,7 +155,7 @@ struct SquaredNorms<'a> {
 
 impl ModuleVisitor for SquaredNorms<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.sums.extend(self.gradients.get::<D>(param.id).map(|gradient| wide(gradient).square().sum()));
+        self.sums.extend(self.gradients.get::<D>(param.id).map(|gradient| sum_of_squares(wide(gradient))));
     }
 }
 

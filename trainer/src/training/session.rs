@@ -56,7 +56,7 @@ pub struct Problem<'a> {
     /// Classes, targets of a regression, or tokens of the vocabulary.
     pub targets: usize,
     /// Brings the targets of a regression back to their own units.
-    pub restore_targets: &'a dyn Fn(&mut [f32]),
+    pub restore_targets: &'a (dyn Fn(&mut [f32]) + Sync),
     /// Makes text of the tokens of a language model.
     pub tokenizer: Option<&'a Tokenizer>,
     /// `sha256:…` of the data.
@@ -223,7 +223,7 @@ impl<'a> Session<'a> {
                 let (base, total) = (train.optimizer.learning_rate(), self.plan.total_steps);
                 let rate = learning_rate(&train.schedule, base, state.step, total);
                 let clip = train.gradient_clip.as_ref().map(|clip| clip.norm);
-                *model = optimizer.step(model.clone(), gradients, rate, clip);
+                optimizer.step(model, gradients, rate, clip);
                 if let Some(spec) = &train.ema {
                     *average = average.take().map(|average| ema::update(average, model, spec, state.step + 1));
                 }

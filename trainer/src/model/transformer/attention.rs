@@ -37,17 +37,8 @@ impl Attention {
 
     /// `[batch, length, width]` → the same.
     pub(super) fn forward(&self, x: Tensor<3>, angles: Option<&Angles>) -> Tensor<3> {
-        let [batch, length, width] = x.dims();
-        let Self { heads, groups, .. } = *self;
-        let all = self.input.forward(x).reshape([batch, length, heads + 2 * groups, width / heads]).swap_dims(1, 2);
-        let query = all.clone().narrow(1, 0, heads);
-        let key = all.clone().narrow(1, heads, groups);
-        let value = all.narrow(1, heads + groups, groups);
-        let (query, key) = match angles {
-            Some(angles) => (angles.rotate(query), angles.rotate(key)),
-            None => (query, key),
-        };
-        let mixed = ops::causal_attention(query, key, value);
-        self.output.forward(mixed.swap_dims(1, 2).reshape([batch, length, width]))
+        let projected = ops::linear(&self.input, x);
+        let mixed = ops::causal_self_attention(projected, [self.heads, self.groups], angles.map(Angles::tables));
+        ops::linear(&self.output, mixed)
     }
 }

@@ -8,6 +8,7 @@ use burn::{
 use stoker_crds::training::model::TransformerConfig;
 
 use super::{attention::Attention, feed_forward::FeedForward, initial::Initial, norm::Norm, rotary::Angles};
+use crate::model::ops;
 
 /// Attention and a feed-forward layer, each of which reads the normalized sum of all layers before it and adds to it.
 #[derive(Module, Debug)]
@@ -38,8 +39,8 @@ impl Block {
     /// `[batch, length, width]` → the same.
     pub(super) fn forward(&self, x: Tensor<3>, angles: Option<&Angles>) -> Tensor<3> {
         let mixed = self.attention.forward(self.attention_norm.forward(x.clone()), angles);
-        let x = x + self.dropout.forward(mixed);
+        let x = x + ops::dropout(&self.dropout, mixed);
         let changed = self.feed_forward.forward(self.feed_forward_norm.forward(x.clone()));
-        x + self.dropout.forward(changed)
+        x + ops::dropout(&self.dropout, changed)
     }
 }

@@ -36,9 +36,9 @@ impl FeedForward {
     /// `[batch, length, width]` → the same.
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let units = match &self.gate {
-            Some(gate) => ops::swiglu(gate.forward(x.clone()), self.up.forward(x)),
-            None => ops::gelu(self.up.forward(x)),
+            Some(gate) => ops::swiglu(ops::linear(gate, x.clone()), ops::linear(&self.up, x)),
+            None => ops::gelu_tanh(ops::linear(&self.up, x)),
         };
-        self.down.forward(units)
+        ops::linear(&self.down, units)
     }
 }

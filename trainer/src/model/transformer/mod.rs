@@ -126,7 +126,7 @@ impl Transformer {
             Some(positions) => vectors + positions.narrow(0, 0, length).unsqueeze::<3>(),
             None => vectors,
         };
-        self.dropout.forward(vectors)
+        ops::dropout(&self.dropout, vectors)
     }
 
     /// The angles of the positions of `[batch, length]` tokens, if positions are rotary.

@@ -9,8 +9,6 @@ use std::{
 use burn::tensor::{Device, Tensor, TensorData};
 use stoker_crds::training::model::{RopeScaling, Rotary as Spec};
 
-use crate::model::ops;
-
 /// The angles of all positions, computed when they are first needed: a context may be much longer than what is read.
 #[derive(Clone, Debug)]
 pub(super) struct Rotary {
@@ -68,10 +66,9 @@ impl Angles {
         Self { cos: self.cos.clone().narrow(0, 0, length), sin: self.sin.clone().narrow(0, 0, length) }
     }
 
-    /// `[batch, heads, length, size of a head]` → the same.
-    pub(super) fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().cast(x.dtype()));
-        ops::rotate(x, cos, sin)
+    /// Cosines and sines, each `[positions, size of a head / 2]`.
+    pub(super) fn tables(&self) -> [Tensor<2>; 2] {
+        [&self.cos, &self.sin].map(Tensor::clone)
     }
 }
 
@@ -127,6 +124,11 @@ mod tests {
         assert_eq!(frequencies.len(), 4);
     }
 
+    fn rotate(angles: &Angles, x: Tensor<4>) -> Tensor<4> {
+        let [cos, sin] = angles.tables();
+        burn_fused_ops::rotate(x, cos, sin)
+    }
+
     /// (cos m, sin m) · (cos n, sin n) rotated is a function of n - m alone. The products of numbers up to 2 are exact to
     /// 1e-6 in 32 bits.
     #[test]
@@ -135,7 +137,7 @@ mod tests {
         let rotary = Rotary::new(&Spec { theta: 100.0, scaling: None }, 4, 32);
         let at_all = |vector: [f32; 4]| -> Tensor<2> {
             let rows = Tensor::<2>::from_floats([vector], &device).repeat_dim(0, 32);
-            rotary.first(32, &device).rotate(rows.reshape([1, 1, 32, 4])).reshape([32, 4])
+            rotate(&rotary.first(32, &device), rows.reshape([1, 1, 32, 4])).reshape([32, 4])
         };
         let (queries, keys) = (at_all([0.3, -1.2, 0.7, 0.5]), at_all([1.1, 0.4, -0.2, 0.9]));
         let products: Vec<f32> = queries.matmul(Tensor::<2>::transpose(keys)).try_into_vec_as().unwrap();
@@ -154,7 +156,7 @@ mod tests {
         let device = Device::flex();
         let rotary = Rotary::new(&Spec { theta: 10_000.0, scaling: None }, 4, 2);
         let x = Tensor::<2>::from_floats([[9.0; 4], [1.0, 0.0, 0.0, 0.0]], &device).reshape([1, 1, 2, 4]);
-        let turned: Vec<f32> = rotary.first(2, &device).rotate(x).try_into_vec_as().unwrap();
+        let turned: Vec<f32> = rotate(&rotary.first(2, &device), x).try_into_vec_as().unwrap();
         assert_eq!(turned, [9.0, 9.0, 9.0, 9.0, 1f64.cos() as f32, 0.0, 1f64.sin() as f32, 0.0]);
     }
 

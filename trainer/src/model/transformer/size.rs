@@ -25,15 +25,16 @@ pub fn parameter_count(config: &TransformerConfig, vocabulary: u32) -> u64 {
 ///
 /// With n = batch · context tokens, widths as at [`parameter_count`], and GELU (SwiGLU: one more u):
 /// - in each block, for each token, where the operations are fused: 6w + 2s for normalizations, queries, keys, values and the
-///   inputs of linear layers (with rotary positions w + s more), one number per head, and 2u inside the feed-forward layer;
-/// - where they are composed of elementary ones: 4w + 2s, 5u, and heads · context for attention in the precision of the
-///   computation, and in 32-bit floats 4w for normalizations and heads · context for the exponentials of attention;
+///   inputs of linear layers, one number per head, and 2u inside the feed-forward layer;
+/// - where they are composed of elementary ones: 4w + 2s (w + s more with rotary positions, 3w more with dropout), 5u, and heads ·
+///   context for attention in the precision of the computation, and in 32-bit floats 4w for normalizations and heads · context
+///   for the exponentials of attention;
 /// - 4w for each token before and after the blocks;
 /// - the logits of the chunk of tokens that the loss is computed on at a time, where nothing is fused with two tensors as
 ///   large, and a gradient of the vocabulary's matrix, in 32-bit floats; and where 16 bits are computed in, that matrix too.
 ///
 /// With activation checkpointing that is kept of one block at a time, and of each block only the w that go in.
-/// Dropout keeps 3w more per block and token. What surely is kept are the inputs of the linear layers: 3w + u.
+/// What surely is kept are the inputs of the linear layers: 3w + u.
 pub(in crate::model) fn training_activations(
     config: &TransformerConfig,
     vocabulary: u32,
@@ -109,14 +110,13 @@ impl<'a> Sizes<'a> {
         };
         let logits = tokens * vocabulary;
         let (block, logits) = if workload.is_fused {
-            let numbers = 6 * width + 2 * shared + rotated + heads + 2 * units + gated;
+            let numbers = 6 * width + 2 * shared + heads + 2 * units + gated;
             (numbers * number, logits.min(FUSED_LOGITS))
         } else {
             let attention = heads * context;
-            let narrow = 4 * width + 2 * shared + 5 * units + attention;
+            let narrow = 4 * width + 2 * shared + rotated + 5 * units + attention + dropout;
             (narrow * number + (4 * width + attention) * float, 3 * logits.min(ops::CHUNK_LOGITS as u128))
         };
-        let block = block + dropout * number;
         let matrices = if number == float { 1 } else { 2 };
         let blocks = if workload.activation_checkpointing { layers * width * number + block } else { layers * block };
         let ends = 4 * width * tokens * number + (logits + matrices * vocabulary * width) * float;
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(growth(&gpt2, true), (1024 * (12 * (6 * 768 + 2 * 768 + 12 + 2 * 3072) + 4 * 768), least));
         assert_eq!(growth(&gpt2, false), (1024 * (12 * (8 * 768 + 2 * 768 + 5 * 3072 + 24 * 1024) + 4 * 768), least));
         let smollm = preset(Preset::SmolLm2);
-        let block = 6 * 576 + 2 * 192 + (576 + 192) + 9 + 3 * 1536;
+        let block = 6 * 576 + 2 * 192 + 9 + 3 * 1536;
         assert_eq!(growth(&smollm, true).0, 8192 * (30 * block + 4 * 576));
     }
 

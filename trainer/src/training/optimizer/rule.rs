@@ -2,12 +2,12 @@
 
 use burn::{
     optim::{
-        Adafactor, AdafactorConfig, Adam, AdamConfig, DynOptimizer, DynState, LearningRate, Lion, LionConfig,
-        Optimizer as Step, Sgd, SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig,
+        Adafactor, AdafactorConfig, DynOptimizer, DynState, LearningRate, Lion, LionConfig, Optimizer as Step, Sgd,
+        SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig,
     },
     tensor::Tensor,
 };
-use burn_fused_ops::AdamW;
+use burn_fused_ops::{Adam, AdamW};
 use stoker_crds::training::optimize::{self as spec, Optimizer as Spec, WeightDecayOn};
 
 use super::muon::Muon;
@@ -51,14 +51,12 @@ impl Rule {
                 let momentum = (sgd.momentum > 0.0).then(|| momentum.with_dampening(0.0));
                 Self::Sgd(SgdConfig::new().with_weight_decay(l2(sgd.weight_decay)).with_momentum(momentum).build())
             }
-            Spec::Adam(adam) => Self::Adam(
-                AdamConfig::new()
-                    .with_beta_1(adam.beta1 as f32)
-                    .with_beta_2(adam.beta2 as f32)
-                    .with_epsilon(adam.epsilon as f32)
-                    .with_weight_decay(l2(adam.weight_decay))
-                    .build(),
-            ),
+            Spec::Adam(adam) => Self::Adam(Adam {
+                beta_1: adam.beta1 as f32,
+                beta_2: adam.beta2 as f32,
+                epsilon: adam.epsilon as f32,
+                penalty: decay(adam.weight_decay) as f32,
+            }),
             Spec::AdamW(adam) => Self::AdamW { rule: adam_w(adam), rate: 1.0 },
             Spec::Lion(lion) => Self::Lion(
                 LionConfig::new()

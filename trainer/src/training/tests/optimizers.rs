@@ -67,7 +67,7 @@ fn assert_follows_with(
     for step in 1..=STEPS {
         let loss = mean_loss(Loss::MSE, mlp.mlp().unwrap().forward(features.clone()), target.clone());
         let gradients = GradientsParams::from_grads(loss.backward(), &mlp);
-        mlp = optimizer.step(mlp, gradients, RATE, clip);
+        optimizer.step(&mut mlp, gradients, RATE, clip);
         expected = rule(step, expected, gradient(expected));
         for (actual, expected) in parameters(&mlp).into_iter().zip(expected) {
             // Ten steps of a dozen f32 operations, 6e-8 each, on numbers around 1. burn keeps 1 - β₂ in f32, which is

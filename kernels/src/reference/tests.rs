@@ -1,15 +1,18 @@
 //! Each operation against its formula, computed beside it in 64-bit floats, and its gradients against burn's own.
 
-use burn::tensor::{Device, Gradients};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use std::f64::consts::PI;
 
-use super::*;
+use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData, activation};
+
+use super::{
+    causal_attention,
+    cross_entropy::{CHUNK_ROWS, by_chunks},
+    gelu_tanh, layer_norm, linear_cross_entropy, rms_norm, swiglu,
+};
 
 /// Numbers from -1 to 1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    crate::tests::numbers(seed, count, 1.0)
 }
 
 fn tensor<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
@@ -17,7 +20,7 @@ fn tensor<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tens
 }
 
 fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.try_into_vec_as().unwrap()
+    tensor.try_into_vec_as().expect("it is there")
 }
 
 /// A handful of operations on numbers around 1 in 32-bit floats, each exact to 6e-8, and sums of a few dozen of them.
@@ -40,7 +43,7 @@ fn gelu_is_the_one_of_gpt2() {
         let x = f64::from(x);
         x / 2.0 * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
     });
-    assert_close(&read(gelu(Tensor::<1>::from_floats(x, &Device::flex()))), &expected);
+    assert_close(&read(gelu_tanh(Tensor::<1>::from_floats(x, &Device::flex()))), &expected);
 }
 
 #[test]
@@ -132,7 +135,7 @@ fn attention_of_a_group_has_the_gradients_of_copies() {
             causal_attention(query.clone(), key.clone(), value.clone())
         };
         let found = (mixed * tensor([1, 4, 3, 2], 6, &device)).sum().backward();
-        [query, key, value].map(|x| read(x.grad(&found).unwrap()))
+        [query, key, value].map(|x| read(x.grad(&found).expect("it is there")))
     };
     for (shared, copied) in gradients(false).iter().zip(gradients(true)) {
         assert_close(shared, &wide(&copied));
@@ -166,7 +169,7 @@ fn prediction(padding: usize, device: &Device) -> Prediction {
 impl Prediction {
     fn loss(&self, chunk: usize) -> Tensor<1> {
         let Self { hidden, head, targets, weights } = self;
-        chunked_cross_entropy(hidden.clone(), head.clone(), targets.clone(), weights.clone(), 4, chunk)
+        by_chunks(hidden.clone(), head.clone(), targets.clone(), weights.clone(), 4, chunk)
     }
 
     /// By burn's own operations, with all logits in memory.
@@ -177,7 +180,7 @@ impl Prediction {
     }
 
     fn gradients(&self, found: &Gradients) -> [Vec<f32>; 2] {
-        [&self.hidden, &self.head].map(|x| read(x.grad(found).unwrap()))
+        [&self.hidden, &self.head].map(|x| read(x.grad(found).expect("it is there")))
     }
 }
 
@@ -236,7 +239,7 @@ fn the_gradients_of_many_rows_do_not_vanish_in_sixteen_bits() {
         weights: Tensor::ones([5 * TIMES], &device),
     };
     let found = (many.loss(CHUNK_ROWS) * 65_536.0).backward();
-    let first = many.hidden.grad(&found).unwrap().narrow(0, 0, 5);
+    let first = many.hidden.grad(&found).expect("it is there").narrow(0, 0, 5);
     let close = |actual: Vec<f32>, expected: Vec<f32>, scale: f32| {
         let largest = expected.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
         for (actual, expected) in actual.iter().zip(expected) {
@@ -244,7 +247,7 @@ fn the_gradients_of_many_rows_do_not_vanish_in_sixteen_bits() {
         }
     };
     close(read(first), hidden, 65_536.0 / TIMES as f32);
-    close(read(many.head.grad(&found).unwrap()), head, 65_536.0);
+    close(read(many.head.grad(&found).expect("it is there")), head, 65_536.0);
 }
 
 #[test]
@@ -283,6 +286,6 @@ fn the_loss_stays_finite_for_extreme_logits() {
         Tensor::from_floats([1.0], &device),
         2,
     );
-    let gradient = read(hidden.grad(&loss.backward()).unwrap());
+    let gradient = read(hidden.grad(&loss.backward()).expect("it is there"));
     assert_eq!((read(loss), gradient), (vec![2e4], vec![2.0]));
 }

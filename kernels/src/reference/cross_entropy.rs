@@ -1,89 +1,36 @@
-//! The operations in burn's own operations, for every device and precision.
-//!
-//! Sums are taken in 32-bit floats, whatever the tensors are of.
+//! Cross-entropy without all logits in memory.
 
-#[cfg(test)]
-mod tests;
+use std::ops::Range;
 
-use std::{f64::consts::PI, ops::Range};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation, kind::Basic};
 
-use burn::tensor::{
-    Bool, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation, kind::Basic,
-    module::layer_norm as burn_layer_norm,
-};
+use super::wide;
 
-/// How many logits [`linear_cross_entropy`] holds at a time: 64 MiB, and a few times as much for what becomes of them.
-pub(in crate::model) const CHUNK_LOGITS: usize = 16 << 20;
+/// How many logits [`linear_cross_entropy`] holds at a time: 64 MiB in `f32`, and a few times as much for what becomes of
+/// them.
+pub const CHUNK_LOGITS: usize = 16 << 20;
 
 /// How many rows it takes at a time at most: their sums stay in the range of 16-bit floats.
-const CHUNK_ROWS: usize = 8192;
+pub(super) const CHUNK_ROWS: usize = 8192;
 
-/// [`super::gelu`].
-pub(super) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let inner = (x.clone().square() * 0.044_715 + 1.0) * x.clone() * (2.0 / PI).sqrt();
-    x * (inner.tanh() + 1.0) * 0.5
+/// [`cross_entropy`](crate::cross_entropy).
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    -activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).mean()
 }
 
-/// [`super::swiglu`].
-pub(super) fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    activation::silu(gate) * up
-}
-
-/// [`super::layer_norm`].
-pub(super) fn layer_norm<const D: usize>(
-    x: Tensor<D>,
-    gain: Tensor<1>,
-    bias: Option<Tensor<1>>,
-    epsilon: f64,
-) -> Tensor<D> {
-    let dtype = x.dtype();
-    let wide = |tensor: Tensor<1>| tensor.cast(FloatDType::F32);
-    burn_layer_norm(x.cast(FloatDType::F32), wide(gain), bias.map(wide), epsilon).cast(dtype)
-}
-
-/// [`super::rms_norm`].
-pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, epsilon: f64) -> Tensor<D> {
-    let dtype = x.dtype();
-    let x = x.cast(FloatDType::F32);
-    let root = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt();
-    (x / root).cast(dtype) * gain.unsqueeze()
-}
-
-/// [`super::rotate`].
-pub(super) fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
-    let half = cos.dims()[1];
-    let (cos, sin) = (cos.unsqueeze::<4>(), sin.unsqueeze::<4>());
-    let (left, right) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-    let turned_left = left.clone() * cos.clone() - right.clone() * sin.clone();
-    Tensor::cat(vec![turned_left, right * cos + left * sin], 3)
-}
-
-/// [`super::causal_attention`].
-pub(super) fn causal_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
-    let [batch, heads, length, size] = query.dims();
-    let groups = key.dims()[1];
-    // The heads of a group are one after another, so its queries are one matrix, and nothing is repeated.
-    let shared = [batch, groups, heads / groups * length, size];
-    let query = query.reshape(shared) * (1.0 / (size as f64).sqrt());
-    let scores = query.matmul(key.swap_dims(2, 3)).reshape([batch, heads, length, length]);
-    let later = Tensor::<2, Bool>::tril_mask([length, length], 0, &scores.device());
-    // -∞ is exactly 0 after softmax; each position sees itself, so no row is without a number.
-    let scores = scores.mask_fill(later.unsqueeze::<4>(), f32::NEG_INFINITY);
-    let dtype = scores.dtype();
-    let shares = activation::softmax(scores.cast(FloatDType::F32), 3).cast(dtype);
-    shares.reshape([batch, groups, heads / groups * length, length]).matmul(value).reshape([batch, heads, length, size])
-}
-
-/// [`super::linear_cross_entropy`].
-pub(super) fn linear_cross_entropy(
+/// [`linear_cross_entropy`](crate::linear_cross_entropy).
+///
+/// A target that is out of the vocabulary counts as the nearest that is in it.
+pub fn linear_cross_entropy(
     hidden: Tensor<2>,
-    head: Tensor<2>,
+    weight: Tensor<2>,
     targets: Tensor<1, Int>,
-    weights: Tensor<1>,
+    row_weights: Tensor<1>,
     vocabulary: usize,
 ) -> Tensor<1> {
-    let chunk = (CHUNK_LOGITS / head.dims()[0].max(1)).clamp(1, CHUNK_ROWS);
-    chunked_cross_entropy(hidden, head, targets, weights, vocabulary, chunk)
+    let chunk = (CHUNK_LOGITS / weight.dims()[0].max(1)).clamp(1, CHUNK_ROWS);
+    let targets = targets.clamp(0, vocabulary.saturating_sub(1) as i64);
+    by_chunks(hidden, weight, targets, row_weights, vocabulary, chunk)
 }
 
 /// [`linear_cross_entropy`] by so many rows at a time.
@@ -92,7 +39,7 @@ pub(super) fn linear_cross_entropy(
 /// beside the loss, from the logits of a chunk while they are there: softmax minus the target, times the weight. They are
 /// divided by the sum of all weights only in the backward pass, in 32-bit floats and after the loss's own gradient is there: of
 /// many rows they would vanish in 16 bits, however far the loss is scaled up.
-fn chunked_cross_entropy(
+pub(super) fn by_chunks(
     hidden: Tensor<2>,
     head: Tensor<2>,
     targets: Tensor<1, Int>,
@@ -102,18 +49,18 @@ fn chunked_cross_entropy(
 ) -> Tensor<1> {
     let is_learned = hidden.is_autodiff() || head.is_autodiff();
     let (plain_hidden, plain_head) = (hidden.clone().inner(), head.clone().inner());
-    let (targets, weights) = (targets.inner(), weights.inner().cast(FloatDType::F32));
+    let (targets, weights) = (targets.inner(), wide(weights.inner()));
     let share = weights.clone().sum().clamp_min(f32::MIN_POSITIVE).recip();
     let padding = padding_mask(&plain_head, vocabulary);
 
-    let mut loss = Tensor::<1>::zeros([1], &plain_head.device()).cast(FloatDType::F32);
+    let mut loss = share.zeros_like();
     let mut hidden_gradients = Vec::new();
     let mut head_gradient: Option<Tensor<2>> = None;
     let rows = hidden.dims()[0];
     for start in (0..rows).step_by(chunk) {
         let range = start..rows.min(start + chunk);
         let some = plain_hidden.clone().slice([range.clone()]);
-        let logits = some.clone().matmul(plain_head.clone().transpose()).cast(FloatDType::F32);
+        let logits = wide(some.clone().matmul(plain_head.clone().transpose()));
         let logits = match &padding {
             Some(padding) => logits + padding.clone(),
             None => logits,
@@ -124,7 +71,7 @@ fn chunked_cross_entropy(
         if is_learned {
             let delta = part.delta(exponentials, sums).cast(plain_head.dtype());
             hidden_gradients.push(delta.clone().matmul(plain_head.clone()));
-            let gradient = delta.transpose().matmul(some).cast(FloatDType::F32);
+            let gradient = wide(delta.transpose().matmul(some));
             head_gradient = Some(match head_gradient {
                 Some(sum) => sum + gradient,
                 None => gradient,
@@ -146,7 +93,7 @@ fn padding_mask(head: &Tensor<2>, vocabulary: usize) -> Option<Tensor<2>> {
     (padded > vocabulary).then(|| {
         let mask = (0..padded).map(|token| if token < vocabulary { 0.0 } else { f32::NEG_INFINITY });
         let data = TensorData::new(mask.collect::<Vec<f32>>(), [1, padded]);
-        Tensor::<2>::from_data(data, &head.device()).cast(FloatDType::F32)
+        wide(Tensor::<2>::from_data(data, &head.device()).cast(head.dtype()))
     })
 }
 
@@ -185,7 +132,7 @@ impl Rows {
 fn with_gradients(value: Tensor<1>, gradients: [(Tensor<2>, Tensor<2>); 2], factor: Tensor<1>) -> Tensor<1> {
     let factor = Tensor::from_inner(factor);
     gradients.into_iter().fold(Tensor::from_inner(value), |value, (x, gradient)| {
-        let products = x.cast(FloatDType::F32) * Tensor::from_inner(gradient.cast(FloatDType::F32));
+        let products = wide(x) * Tensor::from_inner(wide(gradient));
         let carrier = products.sum() * factor.clone();
         let nothing = carrier.clone() - carrier.detach();
         value + nothing
