@@ -157,7 +157,7 @@ fn a_projection_that_is_not_of_so_many_heads_is_refused() {
 }
 
 #[test]
-#[should_panic(expected = "3 heads cannot cannot share 2 key heads evenly")]
+#[should_panic(expected = "3 heads cannot share 2 key heads evenly")]
 fn heads_that_cannot_be_grouped_are_refused() {
     let input = |heads| leaf(&vec![0.0; heads * 4], [1, heads, 2, 2], DType::F32);
     causal_attention(input(3), input(2), input(2));
