@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$STOKER_CACHE/target}
 export PATH=$STOKER_CACHE/bin/current:$PATH
 
 # One selection of packages and targets for every build, so that features, and with them dependencies, stay the same.
-build() { cargo build --release --locked --workspace --all-targets "$@"; }
+build() { cargo build --release --locked --workspace --all-targets; }
 
 # Builds the images, and tells the programs their names.
 build_images() {
