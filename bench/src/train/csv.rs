@@ -112,13 +112,13 @@ mod tests {
     fn a_file_is_written_once_and_always_the_same() {
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let [first, second] =
-            folders.each_ref().map(|folder| fs::read_to_string(file(folder.path(), 20_000).unwrap()).unwrap());
+            folders.each_ref().map(|folder| fs::read_to_string(file(folder.path(), 200_000).unwrap()).unwrap());
         assert_eq!(first, second);
         let columns = HEAD.split(',').count();
-        assert!(first.len() >= 20_000 && first.lines().all(|line| line.split(',').count() == columns));
+        assert!(first.len() >= 200_000 && first.lines().all(|line| line.split(',').count() == columns));
         assert!(first.lines().any(|line| line.contains(",,")) && first.lines().any(|line| line.contains(",-1.00,")));
-        let kept = folders[0].path().join("rows-20000.csv");
+        let kept = folders[0].path().join("rows-200000.csv");
         fs::write(&kept, "mine").unwrap();
-        assert_eq!(fs::read_to_string(file(folders[0].path(), 20_000).unwrap()).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(file(folders[0].path(), 200_000).unwrap()).unwrap(), "mine");
     }
 }
