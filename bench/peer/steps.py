@@ -27,9 +27,14 @@ def asked():
 def optimizer_of(parameters, train):
     (kind, spec), = train["optimizer"].items()
     rule = {"adam": torch.optim.Adam, "adamW": torch.optim.AdamW}[kind]
+    decays = {"All": lambda parameter: True, "Matrices": lambda parameter: parameter.dim() >= 2}[train["weightDecayOn"]]
+    groups = [
+        {"params": [parameter for parameter in parameters if decays(parameter)], "weight_decay": spec["weightDecay"]},
+        {"params": [parameter for parameter in parameters if not decays(parameter)], "weight_decay": 0.0},
+    ]
     return rule(
-        parameters, lr=spec["learningRate"], betas=(spec["beta1"], spec["beta2"]), eps=spec["epsilon"],
-        weight_decay=spec["weightDecay"], fused=True,
+        [group for group in groups if group["params"]], lr=spec["learningRate"], betas=(spec["beta1"], spec["beta2"]),
+        eps=spec["epsilon"], fused=True,
     )
 
 
@@ -53,13 +58,12 @@ def scheduler_of(optimizer, train, total):
 
 def run(loss_of, model, batches, total, config, options):
     """Takes a step for each of `total` batches; answers the losses and the steps per second after the warm-up."""
-    train = config["train"]
-    optimizer = optimizer_of(model.parameters(), train)
+    train, parameters = config["train"], list(model.parameters())
+    optimizer = optimizer_of(parameters, train)
     scheduler = scheduler_of(optimizer, train, total)
     clip = (train.get("gradientClip") or {}).get("norm")
     if options.compile:
         loss_of = torch.compile(loss_of)
-    parameters = list(model.parameters())
     losses = []
     begun = time.perf_counter()
     for step, batch in enumerate(batches):

@@ -30,8 +30,8 @@ const GPT2_PARAMETERS: f64 = 123.7e6;
 /// Steps of the check, each on the same sequences.
 const CHECKED: u32 = 6;
 /// How far a step's loss may be off, of the loss: sums of thousands of 32-bit floats, in another order, and what follows
-/// from it in the steps after.
-const CHECK_TOLERANCE: f64 = 1e-3;
+/// from it in the steps after. A weight decay that also took biases and gains was off by 1e-4.
+const CHECK_TOLERANCE: f64 = 3e-5;
 
 /// What is to be reached.
 const GPT: Target = Target::Best(1.0, 1.2);
