@@ -1,7 +1,8 @@
 //! The trainer: reads data, trains a model, publishes it, and serves it.
 //!
 //! The stages of a run, each a module: [`data`] or [`text`] → [`model`] → [`training`] → [`artifact`], driven by [`run`];
-//! [`base`] is what a training may start from, [`server`] serves what was published. [`storage`] is the only way to object storage, [`cli`] the only way in.
+//! [`base`] is what a training may start from, [`server`] serves what was published. [`storage`] is the only way to object
+//! storage, [`cli`] the only way in.
 
 mod allocator;
 pub mod artifact;

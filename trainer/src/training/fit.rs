@@ -109,8 +109,7 @@ pub fn fit(
     });
 
     let mut session = Session::new(config, problem, plan, architecture, device, watch, snapshot);
-    // On a thread of rayon's pool: from any other, each operation would be handed over to the pool and waited for.
-    let trained = need.explain(|| rayon::scope(|_| train(&mut session, &mut checkpoints, stop)));
+    let trained = need.explain(|| train(&mut session, &mut checkpoints, stop));
     trained.map_err(|error| with_checkpoint(error, checkpoints.last()))?;
 
     let (predictor, state, best_step) = session.into_result();

@@ -9,7 +9,8 @@ use burn::{
 use super::{backward::Backward, dataset::Batch};
 use crate::model::{Architecture, ModelError, Network};
 
-/// The mean loss of a batch, `[1]`, and its gradients, by parameter, times the scale of `backward`, if it has one; those of a parameter that is not learned are left out.
+/// The mean loss of a batch, `[1]`, and its gradients, by parameter, times the scale of `backward`, if it has one; those of a
+/// parameter that is not learned are left out.
 ///
 /// At most `at_once` samples are computed at a time. Each of these micro batches counts by what its mean is a mean of, its
 /// rows or its tokens that are to be predicted, so that loss and gradients are those of the whole batch, but for rounding.
