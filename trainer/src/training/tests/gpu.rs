@@ -4,41 +4,15 @@ use std::sync::LazyLock;
 
 use burn::tensor::Tensor;
 use burn_fused_ops::is_fused;
-use stoker_crds::{
-    metric::LOSS,
-    training::{Model, Resources, Task, model::Transformer},
-};
+use stoker_crds::{metric::LOSS, training::Resources};
 
-use super::*;
-use crate::{model::choose_device, training::TokenBatch};
+use super::{
+    transformers::{chains, fit, gpt2, language, llama},
+    *,
+};
+use crate::model::choose_device;
 
 static GPU: LazyLock<Device> = LazyLock::new(|| choose_device(&Resources { gpus: 1, ..Resources::default() }).unwrap());
-
-/// Not a multiple of 64.
-const VOCABULARY: i32 = 70;
-const CONTEXT: i32 = 12;
-
-/// Sequences of tokens that follow on each other by a rule, from so many beginnings on.
-struct Counting(std::ops::Range<i32>);
-
-impl Dataset for Counting {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn batch(&self, indices: &[u32]) -> Result<Batch, DataError> {
-        let token = |index: &u32, position: i32| ((self.0.start + *index as i32) * 11 + position * 3) % VOCABULARY;
-        let gather = |first: i32| {
-            indices
-                .iter()
-                .flat_map(|index| (first..first + CONTEXT).map(move |at| token(index, at)))
-                .collect::<Vec<_>>()
-        };
-        let weights = vec![1.0; indices.len() * CONTEXT as usize];
-        let batch = TokenBatch { sequences: indices.len(), tokens: gather(0), targets: gather(1), weights };
-        Ok(Batch::Tokens(batch))
-    }
-}
 
 /// The losses of all epochs, of both splits.
 fn losses(watch: &Recorder) -> Vec<f64> {
@@ -86,36 +60,19 @@ fn an_mlp_learns_on_a_gpu_as_on_the_cpu() {
     }
 }
 
-/// A transformer of these fields, trained for four epochs.
-fn transformer(spec: Value) -> TrainConfig {
-    let mut config = config(
-        "LanguageModeling",
-        json!({}),
-        json!({
-            "loss": "CrossEntropy", "optimizer": {"adamW": {"learningRate": 0.01}}, "batchSize": 4, "epochs": 4,
-            "gradientClip": {"norm": 1.0},
-        }),
-        json!({"everySteps": 1_000_000}),
-    );
-    config.task = Task::LanguageModeling;
-    config.model = Model::Transformer(serde_json::from_value::<Transformer>(spec).unwrap().resolve().unwrap());
-    config
-}
-
 #[test]
 fn a_transformer_learns_on_a_gpu_as_on_the_cpu_without_the_cpus_fused_operations() {
     let tensor = Tensor::<1>::zeros([1], &GPU.clone().autodiff());
     assert!(!is_fused(&tensor) && !is_fused(&tensor.inner()));
-    let gpt2 = json!({"layers": 2, "width": 32, "heads": 4, "context": CONTEXT});
-    let llama = json!({
-        "layers": 2, "width": 32, "heads": 4, "keyValueHeads": 2, "context": CONTEXT, "feedForward": 48,
-        "positions": "Rotary", "normalization": "RMSNorm", "activation": "SwiGLU", "bias": false, "tiedEmbeddings": false,
-    });
-    for spec in [gpt2, llama] {
-        let config = transformer(spec.clone());
+    let (texts, others) = (chains(10, 1), chains(3, 2));
+    for spec in [gpt2(), llama()] {
+        let train = json!({
+            "loss": "CrossEntropy", "optimizer": {"adamW": {"learningRate": 0.01}}, "batchSize": 4, "epochs": 4,
+            "gradientClip": {"norm": 1.0},
+        });
+        let config = language(spec.clone(), train, json!({"everySteps": 1_000_000}));
         let [gpu, cpu] = on_both(|run, watch| {
-            let shape = [CONTEXT as usize, VOCABULARY as usize];
-            run.fit_samples(&config, [&Counting(0..10), &Counting(10..13)], shape, watch).unwrap();
+            fit(run, &config, &texts, &others, watch).unwrap();
         });
         assert_close(&gpu, &cpu, 1e-4, &spec.to_string());
         assert!(cpu[3] < cpu[0] * 0.95, "it does not learn: {cpu:?}");
