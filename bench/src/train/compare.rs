@@ -280,7 +280,11 @@ impl Prepared {
     /// One run of the trainer. A language model is not evaluated on all that it has read: its loss is the mean of its
     /// steps.
     pub(super) async fn stoker(&self, warm_up: u64) -> Result<Trained> {
-        let mut trainer = Trainer::start(&self.config, &[])?;
+        // In a storage of its own: a run goes on from the last checkpoint of one before it.
+        let storage = trainer::temporary()?;
+        let mut config = self.config.clone();
+        config.storage.uri = format!("file://{}", storage.path().display());
+        let mut trainer = Trainer::start(&config, &[])?;
         let (mut steps, mut last) = (Steps::default(), None);
         let is_text = matches!(self.config.model, Model::Transformer(_));
         let report = trainer
