@@ -63,6 +63,15 @@ impl<'a> Matrix<'a> {
         Self::new(values, shape, [shape[1], 1])
     }
 
+    /// Some of its rows: so many, from `first` on.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    fn some_rows(self, first: usize, rows: usize) -> Self {
+        let Self { values, shape: [_, columns], strides } = self;
+        Self::new(values.get(first * strides[0]..).unwrap_or_default(), [rows, columns], strides)
+    }
+
     pub(crate) fn transposed(self) -> Self {
         let Self { values, shape: [rows, columns], strides: [row, column] } = self;
         Self { values, shape: [columns, rows], strides: [column, row] }
@@ -101,36 +110,54 @@ impl<'a> MatrixMut<'a> {
             Threads::One => Parallelism::None,
             Threads::All => Parallelism::Rayon(0),
         };
-        let [out_row, out_column] = self.strides.map(signed);
-        let [left_row, left_column] = left.strides.map(signed);
-        let [right_row, right_column] = right.strides.map(signed);
-        let out = self.values.as_mut_ptr();
-        // SAFETY: by the constructors' checks every element that `gemm` reads or writes, at these sizes and strides,
-        // lies in one of the three slices, those written are distinct, and they are in a slice that is borrowed
+        // SAFETY: by the constructor's checks every place lies in the slice, and no two are the same; the slice is borrowed
         // mutably, so neither of the others overlaps it.
-        unsafe {
-            gemm::gemm(
-                rows,
-                columns,
-                depth,
-                out,
-                out_column,
-                out_row,
-                before == Before::Added,
-                left.values.as_ptr(),
-                left_column,
-                left_row,
-                right.values.as_ptr(),
-                right_column,
-                right_row,
-                1.0,
-                scale,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
+        unsafe { write_product(self.values.as_mut_ptr(), self.strides, before, scale, left, right, parallelism) };
+    }
+}
+
+/// Writes `scale · left · right` to places that need not have been written before, unless it is added to what is there.
+///
+/// # Safety
+/// At these strides, from `out` on, there must be a place of its own for each element, which nothing else reads or writes; and
+/// the columns of `left` must be as many as the rows of `right`.
+#[expect(unsafe_code, reason = "`gemm` takes pointers")]
+unsafe fn write_product(
+    out: *mut f32,
+    strides: [usize; 2],
+    before: Before,
+    scale: f32,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    parallelism: Parallelism,
+) {
+    let ([rows, depth], [_, columns]) = (left.shape, right.shape);
+    let [out_row, out_column] = strides.map(signed);
+    let [left_row, left_column] = left.strides.map(signed);
+    let [right_row, right_column] = right.strides.map(signed);
+    // SAFETY: what is written is the caller's promise; what is read lies in the slices by the constructors' checks.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            depth,
+            out,
+            out_column,
+            out_row,
+            before == Before::Added,
+            left.values.as_ptr(),
+            left_column,
+            left_row,
+            right.values.as_ptr(),
+            right_column,
+            right_row,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
     }
 }
 
@@ -153,33 +180,10 @@ pub(crate) fn product(left: Matrix<'_>, right: Matrix<'_>, offsets: Option<&[f32
                 row.write_copy_of_slice(offsets);
             });
         }
-        let [left_row, left_column] = left.strides.map(signed);
-        let [right_row, right_column] = right.strides.map(signed);
-        // SAFETY: the place is `rows` rows of `columns` numbers. The rows of `left` from `first` on, and all of `right`, lie
-        // in their slices by the constructors' checks. What is read of the place was written above.
-        unsafe {
-            gemm::gemm(
-                rows,
-                columns,
-                depth,
-                place.as_mut_ptr().cast::<f32>(),
-                1,
-                signed(columns),
-                offsets.is_some(),
-                left.values.as_ptr().add(first * left.strides[0]),
-                left_column,
-                left_row,
-                right.values.as_ptr(),
-                right_column,
-                right_row,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
+        let before = if offsets.is_some() { Before::Added } else { Before::Overwritten };
+        let (out, left) = (place.as_mut_ptr().cast::<f32>(), left.some_rows(first, rows));
+        // SAFETY: the place is as many rows of `columns` numbers as `left` has here. What is added to was written above.
+        unsafe { write_product(out, [columns, 1], before, 1.0, left, right, Parallelism::None) };
     };
     let place = &mut values.spare_capacity_mut()[..count];
     match parts([rows, columns], depth) {
