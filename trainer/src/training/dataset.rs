@@ -105,15 +105,13 @@ impl Batch {
     }
 
     /// The same samples, at most so many in each part.
-    pub(super) fn split(self, size: usize) -> Vec<Self> {
+    pub(super) fn split(&self, size: usize) -> Vec<Self> {
         let (samples, size) = (self.len(), size.max(1));
-        if samples <= size {
-            return vec![self];
-        }
         (0..samples).step_by(size).map(|start| self.part(start..samples.min(start + size))).collect()
     }
 
-    fn len(&self) -> usize {
+    /// How many samples there are.
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Rows(batch) => batch.rows,
             Self::Tokens(batch) => batch.sequences,

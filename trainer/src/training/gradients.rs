@@ -26,17 +26,14 @@ pub(super) fn loss_and_gradients(
     backward: Backward,
     device: &Device,
 ) -> Result<(Tensor<1>, GradientsParams), ModelError> {
+    if batch.len() <= at_once {
+        let (loss, found) = backward.run(model, architecture, batch, device)?;
+        return Ok((loss, GradientsParams::from_grads(found, model)));
+    }
     let total = batch.counted().max(1) as f64;
     let mut gradients = GradientsAccumulator::new();
     let mut losses = Vec::new();
-    let mut parts = batch.split(at_once);
-    if parts.len() == 1
-        && let Some(whole) = parts.pop()
-    {
-        let (loss, found) = backward.run(model, architecture, whole, device)?;
-        return Ok((loss, GradientsParams::from_grads(found, model)));
-    }
-    for (index, micro_batch) in parts.into_iter().enumerate() {
+    for (index, micro_batch) in batch.split(at_once).into_iter().enumerate() {
         let share = micro_batch.counted() as f64 / total;
         let (loss, found) = backward.of_part(index, share).run(model, architecture, micro_batch, device)?;
         let mut found = GradientsParams::from_grads(found, model);
