@@ -155,6 +155,11 @@ impl Stored {
     }
 }
 
+/// All parameters as they are written, by the names of the whole model.
+pub(super) fn layout_of(config: &TransformerConfig, vocabulary: usize) -> Vec<Stored> {
+    layout(config, config.context, vocabulary, Family::of(config).prefix())
+}
+
 /// All parameters, in the order in which the module visits them. Names begin with `prefix`, and the file is of a model that
 /// reads `stored_context` tokens.
 pub(super) fn layout(config: &TransformerConfig, stored_context: u32, vocabulary: usize, prefix: &str) -> Vec<Stored> {

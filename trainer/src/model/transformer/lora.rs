@@ -18,7 +18,7 @@ use stoker_crds::training::model::{Lora, TransformerConfig};
 
 use super::{
     Transformer,
-    layout::{Family, Piece, Stored, layout},
+    layout::{Family, Piece, Stored, layout_of},
 };
 use crate::model::{
     Adapted, ModelError,
@@ -122,12 +122,10 @@ impl Transformer {
     pub(in crate::model) fn adapters_to_host(&self) -> Result<HostTensors, ModelError> {
         let stored = self.layout();
         let mut tensors = Vec::new();
-        for (stored, layer) in stored.iter().filter(|stored| stored.is_linear).zip(self.linears()) {
-            for (piece, adapter) in adapters_of(stored, layer) {
-                let [a, b] = adapter_names(piece);
-                tensors.push((a, fetch(adapter.a.val().transpose())?));
-                tensors.push((b, fetch(adapter.b.val().transpose())?));
-            }
+        for (piece, adapter) in self.adapters(&stored) {
+            let [a, b] = adapter_names(piece);
+            tensors.push((a, fetch(adapter.a.val().transpose())?));
+            tensors.push((b, fetch(adapter.b.val().transpose())?));
         }
         Ok(tensors)
     }
@@ -141,14 +139,12 @@ impl Transformer {
         let files = WeightFiles::single(file)?;
         let mut names = Vec::new();
         let stored = self.layout();
-        for (stored, layer) in stored.iter().filter(|stored| stored.is_linear).zip(self.linears()) {
-            for (piece, adapter) in adapters_of(stored, layer) {
-                let [a, b] = adapter_names(piece);
-                let ([inputs, rank], [_, outputs]) = (adapter.a.dims(), adapter.b.dims());
-                files.check(&a, &[rank, inputs])?;
-                files.check(&b, &[outputs, rank])?;
-                names.extend([a, b]);
-            }
+        for (piece, adapter) in self.adapters(&stored) {
+            let [a, b] = adapter_names(piece);
+            let ([inputs, rank], [_, outputs]) = (adapter.a.dims(), adapter.b.dims());
+            files.check(&a, &[rank, inputs])?;
+            files.check(&b, &[outputs, rank])?;
+            names.extend([a, b]);
         }
         if let Some(name) = files.names().find(|name| !names.iter().any(|known| known == name)) {
             return Err(unexpected(name));
@@ -161,15 +157,15 @@ impl Transformer {
         layout_of(&self.config, self.vocabulary)
     }
 
-    /// The linear layers of all blocks, in the order of the layout.
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.blocks.iter().flat_map(|block| block.linears())
+    /// All adapters in the order of the layout, and the tensors in the file whose names they take.
+    fn adapters<'a>(&'a self, stored: &'a [Stored]) -> impl Iterator<Item = (&'a Piece, &'a LoraAdapter)> {
+        let linears = self.blocks.iter().flat_map(|block| block.linears());
+        stored
+            .iter()
+            .filter(|stored| stored.is_linear)
+            .zip(linears)
+            .flat_map(|(stored, layer)| adapters_of(stored, layer))
     }
-}
-
-/// The layout of all parameters, by the names of the whole model.
-fn layout_of(config: &TransformerConfig, vocabulary: usize) -> Vec<Stored> {
-    layout(config, config.context, vocabulary, Family::of(config).prefix())
 }
 
 /// The layers that can be adapted.

@@ -10,7 +10,7 @@ use stoker_crds::training::model::TransformerConfig;
 
 use super::{
     Transformer,
-    layout::{Family, HEAD, Stored, layout},
+    layout::{Family, HEAD, Stored, layout, layout_of},
 };
 use crate::model::{
     ModelError,
@@ -24,8 +24,7 @@ impl Transformer {
     /// The weights, on the host, by the names and in the shapes of Hugging Face's transformers; without padding. Adapters are
     /// added to them.
     pub(in crate::model) fn to_host(&self) -> Result<HostTensors, ModelError> {
-        let config = &self.config;
-        let stored = layout(config, config.context, self.vocabulary, Family::of(config).prefix());
+        let stored = layout_of(&self.config, self.vocabulary);
         let mut export = Export { stored: stored.iter(), tensors: Vec::new(), error: None };
         self.clone().materialize().visit(&mut export);
         export.error.map_or(Ok(export.tensors), Err)
