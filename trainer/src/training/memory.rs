@@ -121,17 +121,13 @@ fn states_per_weight(train: &Train<Loss>) -> u32 {
 /// The numbers, and what to do.
 impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = self.estimate;
         write!(
             f,
-            "{parameters} parameters at train.microBatchSize {} are estimated to take {} (weights {}, gradients {}, optimizer {}, \
-             activations {})",
+            "{} parameters at train.microBatchSize {} are estimated to take {} ({})",
+            self.estimate.parameters,
             self.batch,
             Size(self.estimate.memory_bytes()),
-            Size(weights_bytes),
-            Size(gradients_bytes),
-            Size(optimizer_bytes),
-            Size(activations_bytes),
+            Parts(&self.estimate),
         )?;
         if let Some(total) = self.total {
             let whose = if self.is_gpu { self.device.as_str() } else { "this machine or its container" };
@@ -142,6 +138,23 @@ impl fmt::Display for MemoryNeed {
             Some(batch) => write!(f, ": set train.microBatchSize to {batch} or less, or take {more}"),
             None => write!(f, ": no batch fits, so take a smaller model or context, or {more}"),
         }
+    }
+}
+
+/// What an estimated memory is for.
+pub(crate) struct Parts<'a>(pub(crate) &'a Estimate);
+
+impl fmt::Display for Parts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Estimate { parameters: _, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *self.0;
+        write!(
+            f,
+            "weights {}, gradients {}, optimizer {}, activations {}",
+            Size(weights_bytes),
+            Size(gradients_bytes),
+            Size(optimizer_bytes),
+            Size(activations_bytes),
+        )
     }
 }
 

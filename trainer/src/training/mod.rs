@@ -27,7 +27,7 @@ mod schedule;
 mod session;
 mod watch;
 
-pub(crate) use self::memory::Size;
+pub(crate) use self::memory::{Parts, Size};
 pub use self::{
     checkpoint::config_digest,
     dataset::{Batch, Dataset, RowBatch, TokenBatch},

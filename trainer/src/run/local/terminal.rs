@@ -15,7 +15,10 @@ use stoker_crds::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{run::Tracker, training::Size};
+use crate::{
+    run::Tracker,
+    training::{Parts, Size},
+};
 
 /// How often the line moves.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -101,15 +104,8 @@ fn say(bar: &ProgressBar, line: &str) {
 }
 
 fn size(estimate: &Estimate) -> String {
-    let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *estimate;
-    format!(
-        "{parameters} parameters; training takes about {} of memory: weights {}, gradients {}, optimizer {}, activations {}",
-        Size(estimate.memory_bytes()),
-        Size(weights_bytes),
-        Size(gradients_bytes),
-        Size(optimizer_bytes),
-        Size(activations_bytes),
-    )
+    let (parameters, memory) = (estimate.parameters, Size(estimate.memory_bytes()));
+    format!("{parameters} parameters; training takes about {memory} of memory: {}", Parts(estimate))
 }
 
 fn written(Sample { step, prompt, text }: &Sample) -> String {
