@@ -18,7 +18,7 @@ use stoker_e2e::{Error, Result};
 
 use super::{
     Options,
-    peer::{self, Mode, Trained},
+    peer::{self, Mode, Trained, threads},
 };
 use crate::{
     output::{Output, Table, number},
@@ -124,7 +124,6 @@ impl Figures {
                 format!("≥ {least} × the faster one: {}; aim {aim}: {}", verdict(best, least), verdict(best, aim))
             }
         };
-        let threads = |threads: usize| if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
         let sign = if self.losses_agree { "≈" } else { "≠" };
         [
             format!("{}, {}/s", self.task, self.unit),
@@ -233,7 +232,7 @@ async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, options: &
     let mut tried = Vec::new();
     for threads in BTreeSet::from([1, most]) {
         let mode = Mode { is_compiled, threads };
-        eprintln!("{}: PyTorch with {mode:?} …", task.name);
+        eprintln!("{}: PyTorch {mode} …", task.name);
         let few = prepared.shortened(task)?;
         tried.push((
             peer::train(options, task.script, (&few, &prepared.weights), mode, task.warm_up.min(3)).await?,

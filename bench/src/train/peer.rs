@@ -1,6 +1,6 @@
 //! The peer's side: programs in Python, each of which answers with a line of JSON.
 
-use std::{path::Path, process::Command};
+use std::{fmt, path::Path, process::Command};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use stoker_e2e::{Error, Result, checkout, command};
@@ -15,6 +15,18 @@ pub(super) struct Mode {
     /// By `torch.compile`, or step by step.
     pub(super) is_compiled: bool,
     pub(super) threads: usize,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.is_compiled { "compiled" } else { "eager" };
+        write!(f, "{how}, {}", threads(self.threads))
+    }
+}
+
+/// So many threads, for a person.
+pub(super) fn threads(count: usize) -> String {
+    if count == 1 { "1 thread".into() } else { format!("{count} threads") }
 }
 
 /// What a training of PyTorch answers.
