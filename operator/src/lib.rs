@@ -34,6 +34,7 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod training;
+mod versions;
 pub mod watches;
 pub mod workloads;
 

@@ -11,7 +11,7 @@ use stoker_crds::{
     },
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, versions};
 
 /// A ModelDeployment that can be built.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,11 +133,11 @@ fn published(
             ),
             Version::Number(number) if is_full(versions) => format!(
                 "ModelTraining '{name}' lists no version {number} (it lists its last ones: {}): choose another in spec.model.training.version, or name the artifact of an older one in spec.model.artifact",
-                list(versions)
+                versions::list(versions)
             ),
             Version::Number(number) => format!(
                 "ModelTraining '{name}' has no version {number} (it has: {}): choose another in spec.model.training.version, or Latest",
-                list(versions)
+                versions::list(versions)
             ),
         });
     };
@@ -152,14 +152,10 @@ fn published(
 /// The wanted version as the training lists it, else as it is served.
 fn find(source: &TrainingSource, training: &ModelTraining, served: Option<&ServedModel>) -> Option<ServedModel> {
     let status = training.status.as_ref()?;
-    let listed = match source.version {
-        Version::Latest => status.model.as_ref(),
-        Version::Number(number) => status.versions.iter().find(|version| version.version == number),
-    };
     let is_wanted = |served: &&ServedModel| {
         served.training.as_ref() == Some(&source.name) && served.version.map(Version::Number) == Some(source.version)
     };
-    match listed.cloned() {
+    match versions::find(status, source.version).cloned() {
         Some(ModelVersion { version, uri, digest, metrics, published_at: _ }) => {
             Some(ServedModel { training: Some(source.name.clone()), version: Some(version), digest, uri, metrics })
         }
@@ -170,11 +166,6 @@ fn find(source: &TrainingSource, training: &ModelTraining, served: Option<&Serve
 /// Whether a training may have published more versions than it lists.
 fn is_full(versions: &[ModelVersion]) -> bool {
     versions.len() >= MAX_VERSIONS
-}
-
-fn list(versions: &[ModelVersion]) -> String {
-    let numbers: Vec<String> = versions.iter().map(|version| version.version.to_string()).collect();
-    if numbers.is_empty() { "none".into() } else { numbers.join(", ") }
 }
 
 /// How pods get at a model of that URI.

@@ -4,21 +4,21 @@ use stoker_crds::{
     ModelTraining, Reason,
     deployment::Version,
     training::{
-        Model, Storage, Task,
+        Storage, Task,
         model::{BaseTraining, BaseVersion},
         status::ModelVersion,
     },
 };
 
 use super::run::Run;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    versions,
+};
 
 /// The ModelTraining that a training starts from, if it names one.
 pub fn of(training: &ModelTraining) -> Option<&BaseTraining> {
-    match &training.spec.model {
-        Model::From(from) => from.training.as_ref(),
-        Model::Mlp(_) | Model::Transformer(_) => None,
-    }
+    training.spec.model.base()?.training.as_ref()
 }
 
 /// The version that a run starts from; `base` is the ModelTraining that it names, if that exists.
@@ -59,12 +59,8 @@ fn published(
             "ModelTraining '{name}' trains no language model, and only one can be started from: name a training of the task LanguageModeling in spec.model.from.training.name"
         )));
     }
-    let versions = base.status.as_ref().map(|status| status.versions.as_slice()).unwrap_or_default();
-    let found = match source.version {
-        // The newest stands first.
-        Version::Latest => versions.first(),
-        Version::Number(number) => versions.iter().find(|version| version.version == number),
-    };
+    let status = base.status.as_ref();
+    let found = status.and_then(|status| versions::find(status, source.version));
     let ModelVersion { version, uri, digest, .. } = found.ok_or_else(|| {
         missing(match source.version {
             Version::Latest => format!(
@@ -72,7 +68,7 @@ fn published(
             ),
             Version::Number(number) => format!(
                 "ModelTraining '{name}' lists no version {number} (it lists: {}): choose another in spec.model.from.training.version, or name the artifact of an older one in spec.model.from.artifact",
-                list(versions)
+                versions::list(status.map(|status| status.versions.as_slice()).unwrap_or_default())
             ),
         })
     })?;
@@ -89,11 +85,6 @@ fn published(
         secret_name: storage.secret_name.clone(),
         persistent_volume_claim: storage.persistent_volume_claim.clone(),
     })
-}
-
-fn list(versions: &[ModelVersion]) -> String {
-    let numbers: Vec<String> = versions.iter().map(|version| version.version.to_string()).collect();
-    if numbers.is_empty() { "none".into() } else { numbers.join(", ") }
 }
 
 #[cfg(test)]

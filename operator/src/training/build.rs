@@ -16,10 +16,7 @@ use stoker_crds::{
     config::{CONFIG_DIR, CONFIG_FILE, SCRATCH_DIR},
     progress::PROGRESS_PORT,
     report::{FINAL_EXIT_CODES, PREEMPTED_EXIT_CODE},
-    training::{
-        Model,
-        storage::{BASE_ENV_PREFIX, BASE_MOUNT, DATA_ENV_PREFIX, DATA_MOUNT, STORAGE_ENV_PREFIX, STORAGE_MOUNT},
-    },
+    training::storage::{BASE_ENV_PREFIX, BASE_MOUNT, DATA_ENV_PREFIX, DATA_MOUNT, STORAGE_ENV_PREFIX, STORAGE_MOUNT},
 };
 
 use super::validate::ValidRun;
@@ -120,10 +117,7 @@ fn pod(run: &ValidRun) -> PodPlan<'_> {
     if let Some(name) = config.storage.persistent_volume_claim.as_deref() {
         volumes.push(Mount { name: "storage", path: STORAGE_MOUNT, source: Source::Claim { name, read_only: false } });
     }
-    let base = match &config.model {
-        Model::From(base) => Some(base),
-        Model::Mlp(_) | Model::Transformer(_) => None,
-    };
+    let base = config.model.base();
     if let Some(name) = base.and_then(|base| base.persistent_volume_claim.as_deref()) {
         volumes.push(Mount { name: "base", path: BASE_MOUNT, source: Source::Claim { name, read_only: true } });
     }

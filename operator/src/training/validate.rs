@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 use stoker_crds::{
     ModelTraining, Reason, TrainConfig,
     config::RunIdentity,
-    training::{Model, Scheduling, model::BaseVersion, storage::SCHEMES},
+    training::{Scheduling, model::BaseVersion, storage::SCHEMES},
 };
 
 use super::run::Run;
@@ -85,10 +85,7 @@ pub fn validate(
 /// Refuses `file://` where the administrator turned it off.
 fn check_files(config: &TrainConfig, settings: &Settings) -> Result<()> {
     let [.., file] = SCHEMES;
-    let base = match &config.model {
-        Model::From(base) => Some(("spec.model.from", &base.uri)),
-        Model::Mlp(_) | Model::Transformer(_) => None,
-    };
+    let base = config.model.base().map(|base| ("spec.model.from", &base.uri));
     let uris = [("spec.data.source.uri", &config.data.source.uri), ("spec.storage.uri", &config.storage.uri)];
     match uris.into_iter().chain(base).find(|(_, uri)| uri.starts_with(file)) {
         Some((field, uri)) if !settings.allow_file_storage => Err(Error::invalid(

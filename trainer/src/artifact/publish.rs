@@ -9,10 +9,7 @@ use stoker_crds::{
     TrainConfig,
     artifact::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, METRICS, ModelRef, WEIGHTS},
     metric::{Metrics, Split},
-    training::{
-        Model,
-        model::{Export, Lora},
-    },
+    training::model::{Export, Lora},
 };
 
 use super::{ArtifactError, commit::Package};
@@ -127,8 +124,5 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
 
 /// The adapters of a training, if they alone are to be published.
 fn adapters_alone(config: &TrainConfig) -> Option<&Lora> {
-    match &config.model {
-        Model::From(base) => base.lora.as_ref().filter(|lora| lora.export == Export::Adapter),
-        Model::Mlp(_) | Model::Transformer(_) => None,
-    }
+    config.model.base()?.lora.as_ref().filter(|lora| lora.export == Export::Adapter)
 }

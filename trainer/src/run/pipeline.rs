@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage, training::Model};
+use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -64,7 +64,7 @@ impl Pipeline {
 
     /// The model that the run starts from, if it names one.
     async fn open_base(&self) -> Result<Option<Base>, RunError> {
-        let Model::From(base) = &self.config.model else { return Ok(None) };
+        let Some(base) = self.config.model.base() else { return Ok(None) };
         tokio::select! {
             opened = Base::open(base, &self.base) => Ok(Some(opened?)),
             () = self.stop.cancelled() => Err(RunError::Stopped),

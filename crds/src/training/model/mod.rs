@@ -39,5 +39,15 @@ pub enum Model<T = Transformer, F = FineTune> {
     From(F),
 }
 
+impl<T, F> Model<T, F> {
+    /// What is started from, if the model was trained before.
+    pub fn base(&self) -> Option<&F> {
+        match self {
+            Self::From(base) => Some(base),
+            Self::Mlp(_) | Self::Transformer(_) => None,
+        }
+    }
+}
+
 /// The model of a run, with nothing left to default.
 pub type ModelConfig = Model<TransformerConfig, BaseModel>;

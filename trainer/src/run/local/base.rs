@@ -8,8 +8,7 @@ use stoker_crds::{
     artifact::METRICS,
     deployment::Version,
     training::{
-        Model,
-        model::{BaseSource, BaseTraining, BaseVersion},
+        model::{BaseSource, BaseTraining, BaseVersion, FineTune},
         storage::BASE_ENV_PREFIX,
     },
 };
@@ -23,8 +22,7 @@ use crate::{
 /// How the URI of a model to start from is opened: `file:///…` is a path of this machine, buckets are folders where the data's
 /// are, and what a training here has published lies in the storage's folder.
 pub(super) fn access(spec: &Spec, data: Access, storage: &Path) -> Access {
-    let Model::From(from) = &spec.model else { return data };
-    let uri = match from.source() {
+    let uri = match spec.model.base().and_then(FineTune::source) {
         Some(BaseSource::Training(_)) => return Access::local(storage),
         Some(BaseSource::Artifact(artifact)) => &artifact.uri,
         Some(BaseSource::HuggingFace(folder)) => &folder.uri,
@@ -38,8 +36,8 @@ pub(super) fn access(spec: &Spec, data: Access, storage: &Path) -> Access {
 /// # Errors
 /// If there is no such version, or the folder cannot be read.
 pub(super) async fn published(spec: &Spec, root: &Folder, namespace: &str) -> Result<Option<BaseVersion>, RunError> {
-    let Model::From(from) = &spec.model else { return Ok(None) };
-    let Some(BaseSource::Training(BaseTraining { name, version })) = from.source() else { return Ok(None) };
+    let source = spec.model.base().and_then(FineTune::source);
+    let Some(BaseSource::Training(BaseTraining { name, version })) = source else { return Ok(None) };
     let models = root.join(&format!("{namespace}/{name}/models"));
     let listed = models.store.list_with_delimiter(Some(&models.path)).await.map_err(|error| models.error(error))?;
     let mut found: Option<BaseVersion> = None;
