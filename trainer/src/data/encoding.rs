@@ -32,7 +32,7 @@ impl From<ColumnType> for Kind {
 #[serde(rename_all = "camelCase")]
 pub enum Fill {
     /// In a column of numbers.
-    Number(#[serde(with = "exact")] f64),
+    Number(f64),
     /// In a column of text.
     Text(String),
     /// In a column of booleans.
@@ -70,19 +70,15 @@ pub enum Scaling {
     /// `(x - mean) / standard_deviation`; the standard deviation is that of a population, and counts as 1 where it is 0.
     Standardize {
         /// Of the training split.
-        #[serde(with = "exact")]
         mean: f64,
         /// Of the training split.
-        #[serde(with = "exact")]
         standard_deviation: f64,
     },
     /// `(x - minimum) / (maximum - minimum)`; the range counts as 1 where it is 0.
     MinMax {
         /// Of the training split.
-        #[serde(with = "exact")]
         minimum: f64,
         /// Of the training split.
-        #[serde(with = "exact")]
         maximum: f64,
     },
 }
@@ -115,7 +111,7 @@ impl Scaling {
 #[serde(rename_all = "camelCase")]
 pub enum Categories {
     /// Of a column of numbers.
-    Numbers(#[serde(with = "exact_list")] Vec<f64>),
+    Numbers(Vec<f64>),
     /// Of a column of text, or of booleans as `false` and `true`.
     Texts(Vec<String>),
 }
@@ -173,37 +169,6 @@ pub(super) fn sort(kind: Kind, texts: &mut [String]) {
     });
 }
 
-/// Numbers as JSON strings. JSON numbers come back from a fast parser with their last bit changed, and a server would
-/// then not compute what training did.
-mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(number)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let number: f64 = text.parse().map_err(D::Error::custom)?;
-        if number.is_finite() { Ok(number) } else { Err(D::Error::custom("a statistic is not finite")) }
-    }
-}
-
-/// The same for a list.
-mod exact_list {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(numbers: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(numbers.iter().map(f64::to_string))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-        let texts = Vec::<String>::deserialize(deserializer)?;
-        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +181,7 @@ mod tests {
             let json = serde_json::to_string(&scaling).unwrap();
             assert_eq!(serde_json::from_str::<Scaling>(&json).unwrap(), scaling, "{json}");
         }
-        assert!(serde_json::from_str::<Scaling>(r#"{"minMax":{"minimum":"inf","maximum":"1"}}"#).is_err());
+        assert!(serde_json::from_str::<Scaling>(r#"{"minMax":{"minimum":-1e999,"maximum":1}}"#).is_err());
     }
 
     #[test]
