@@ -4,12 +4,14 @@
 //! apply → status. What both share lies beside them; [`operator`] starts it all, and [`cli`] is its command line.
 
 pub mod apply;
+pub mod bell;
 pub mod cache;
 pub mod check;
 pub mod cli;
 pub mod conditions;
 pub mod context;
 pub mod controller;
+pub mod dependents;
 pub mod deployment;
 pub mod digest;
 pub mod error;

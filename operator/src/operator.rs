@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::{FutureExt, future::BoxFuture};
 use kube::Api;
 use prometheus_client::registry::Registry;
 use stoker_crds::{Progress, progress, serving, serving::ServerStats};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 
 use crate::{
+    bell::{Bell, Triggers},
     context::{Context, Shared},
     controller, deployment,
     figures::Figures,
@@ -20,7 +24,7 @@ use crate::{
     requests::counted_client,
     settings::Settings,
     training,
-    watches::{self, Bell, Writers},
+    watches::{self, Writers},
 };
 
 /// Why the operator cannot go on.
@@ -84,12 +88,14 @@ async fn lead(election: &Election, scopes: Vec<(Arc<Context>, Writers)>) -> Resu
         () = &mut told_to_end => return Ok(()),
     };
     tracing::info!("leads");
+    let mut work: JoinSet<()> = scopes.into_iter().flat_map(|(context, writers)| work(context, writers)).collect();
     let ended = tokio::select! {
-        _ = join_all(scopes.into_iter().map(|(context, writers)| work(context, writers))) => Err(Fatal::ControllerEnded),
+        // None ever ends by itself; whichever did would leave the others half blind.
+        _ = work.join_next() => Err(Fatal::ControllerEnded),
         () = election.hold(&mut lease) => return Err(Fatal::LeaseLost),
         () = &mut told_to_end => Ok(()),
     };
-    // The controllers have stopped with the select.
+    work.shutdown().await;
     election.release(lease).await;
     tracing::info!("has released the leader's Lease and ends");
     ended
@@ -118,9 +124,10 @@ fn scopes(shared: &Shared) -> Vec<(Arc<Context>, Writers)> {
     namespaces.into_iter().map(context).collect()
 }
 
-/// Watches, asks pods, and reconciles, for ever.
-async fn work(context: Arc<Context>, writers: Writers) {
-    let (bell, triggers) = Bell::new();
+/// What watches, asks pods, and reconciles, for ever: each a task of its own, so that what wakes one of them does not wake
+/// the others.
+fn work(context: Arc<Context>, writers: Writers) -> Vec<BoxFuture<'static, ()>> {
+    let (bell, Triggers { trainings, deployments }) = Bell::new();
     let trainers = Poller::<Progress> {
         port: progress::PROGRESS_PORT,
         path: progress::PROGRESS_PATH,
@@ -137,19 +144,15 @@ async fn work(context: Arc<Context>, writers: Writers) {
         polled: context.stats.clone(),
         settings: context.settings.clone(),
     };
-    let controllers = async {
-        // Before everything is known, what is there would be taken for missing.
-        context.listed().await;
-        tokio::join!(
-            controller::run(context.clone(), context.trainings.clone(), triggers.trainings, training::reconcile),
-            controller::run(context.clone(), context.deployments.clone(), triggers.deployments, deployment::reconcile),
-        )
-    };
-    // None of them ever ends; whichever did would leave the others half blind.
-    tokio::select! {
-        () = watches::run(context.clone(), writers, bell.clone()) => {}
-        () = trainers.run(|owner| bell.ring(owner)) => {}
-        () = servers.run(|owner| bell.ring(owner)) => {}
-        _ = controllers => {}
-    }
+    // Before everything is known, what is there would be taken for missing. A store wakes only one of those that wait for it.
+    let everything = context.clone();
+    let listed = async move { everything.listed().await }.boxed().shared();
+    let mut work = watches::all(&context, writers, &bell);
+    work.push(Box::pin(trainers.run(bell.clone())));
+    work.push(Box::pin(servers.run(bell)));
+    let control = controller::run(context.clone(), context.trainings.clone(), trainings, training::reconcile);
+    work.push(Box::pin(listed.clone().then(|()| control)));
+    let control = controller::run(context.clone(), context.deployments.clone(), deployments, deployment::reconcile);
+    work.push(Box::pin(listed.then(|()| control)));
+    work
 }

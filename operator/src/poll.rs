@@ -17,6 +17,7 @@ use hyper_util::{
 use serde::de::DeserializeOwned;
 
 use crate::{
+    bell::Bell,
     cache::Owned,
     labels::Owner,
     pods::{PodView, State},
@@ -173,9 +174,9 @@ struct Turn {
 }
 
 impl<T: DeserializeOwned + Send + Sync> Poller<T> {
-    /// Asks every running pod in turn; calls `answered` for each answer. A pod that has just started is asked at once,
+    /// Asks every running pod in turn, and rings for each answer. A pod that has just started is asked at once,
     /// one that does not answer ever more seldom.
-    pub async fn run(self, answered: impl Fn(Owner) + Sync) {
+    pub async fn run(self, bell: Bell) {
         let client = PodClient::default();
         let turns: Mutex<HashMap<String, Turn>> = Mutex::default();
         let mut tick = tokio::time::interval(TICK);
@@ -188,7 +189,7 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
             let due = running.into_iter().filter(|(_, pod)| is_due(&turns, &pod.uid));
             let ask = async |(owner, pod): (Owner, Arc<PodView>)| {
                 if self.ask(&client, &pod, &turns, interval).await {
-                    answered(owner);
+                    bell.ring(owner);
                 }
             };
             futures::stream::iter(due).for_each_concurrent(CONCURRENCY, ask).await;
@@ -260,8 +261,9 @@ fn silence(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use axum::{Json, Router, http::StatusCode, routing::get};
+    use kube::runtime::reflector::ObjectRef;
     use serde_json::{Value, json};
-    use tokio::{net::TcpListener, sync::Notify};
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::training::fixtures;
@@ -309,11 +311,12 @@ mod tests {
         for pod in [running, ended] {
             poller.pods.insert(owner.clone(), pod.name.clone(), pod);
         }
-        let answered = Notify::new();
-        tokio::select! {
-            () = poller.run(|_| answered.notify_one()) => {}
-            () = answered.notified() => {}
-        }
+        let (bell, mut triggers) = Bell::new();
+        let called = tokio::select! {
+            () = poller.run(bell) => None,
+            training = triggers.trainings.next() => training,
+        };
+        assert_eq!(called, Some(ObjectRef::new("digits").within("team")));
         assert_eq!(*polled.latest(&asked).unwrap(), json!({"step": 7}));
         assert!(polled.latest(&not_asked).is_none());
     }

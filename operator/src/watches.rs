@@ -3,15 +3,11 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
+    pin::pin,
     sync::Arc,
 };
 
-use futures::{
-    Stream, StreamExt, TryStreamExt,
-    channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded},
-    future::{BoxFuture, join_all},
-    stream,
-};
+use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use k8s_openapi::api::{core::v1::Service, networking::v1::NetworkPolicy, policy::v1::PodDisruptionBudget};
 use kube::{
     Api, Resource, ResourceExt,
@@ -26,8 +22,10 @@ use serde::de::DeserializeOwned;
 use stoker_crds::{ModelDeployment, ModelTraining, deployment::ModelSource, training::status::Phase};
 
 use crate::{
+    bell::Bell,
     cache::Owned,
     context::Context,
+    dependents::Dependents,
     labels::{self, Owner, RESTART_ANNOTATION},
     lean::{Deployment, Job, Pod, ReadLean},
     training::base,
@@ -50,62 +48,33 @@ impl Default for Writers {
     }
 }
 
-/// The objects that are to be reconciled, in the order of what happened.
-pub struct Triggers {
-    /// ModelTrainings.
-    pub trainings: UnboundedReceiver<ObjectRef<ModelTraining>>,
-    /// ModelDeployments.
-    pub deployments: UnboundedReceiver<ObjectRef<ModelDeployment>>,
-}
-
-/// Where changes are told.
-#[derive(Clone, Debug)]
-pub struct Bell {
-    trainings: UnboundedSender<ObjectRef<ModelTraining>>,
-    deployments: UnboundedSender<ObjectRef<ModelDeployment>>,
-}
-
-impl Bell {
-    /// A bell, and what it rings.
-    pub fn new() -> (Self, Triggers) {
-        let ((trainings, training_refs), (deployments, deployment_refs)) = (unbounded(), unbounded());
-        (Self { trainings, deployments }, Triggers { trainings: training_refs, deployments: deployment_refs })
-    }
-
-    /// Calls for the reconcile of a resource.
-    pub fn ring(&self, owner: Owner) {
-        // Nobody listens any more only when the controllers have ended.
-        let _ = match owner {
-            Owner::Training { namespace, name } => {
-                self.trainings.unbounded_send(ObjectRef::new(&name).within(&namespace)).is_ok()
-            }
-            Owner::Deployment { namespace, name } => {
-                self.deployments.unbounded_send(ObjectRef::new(&name).within(&namespace)).is_ok()
-            }
-        };
-    }
-}
-
-/// Watches everything in scope, for ever.
-pub async fn run(context: Arc<Context>, writers: Writers, bell: Bell) {
-    let children = &context.children;
-    let policies = metadata::<NetworkPolicy>(&context).inspect_ok(|event| {
+/// The watches of everything in scope, which never end.
+pub fn all(context: &Arc<Context>, writers: Writers, bell: &Bell) -> Vec<BoxFuture<'static, ()>> {
+    let (children, dependents) = (&context.children, Arc::new(Dependents::default()));
+    let (in_policies, on_policy) = (context.clone(), bell.clone());
+    let policies = metadata::<NetworkPolicy>(context).inspect_ok(move |event| {
         let Event::Delete(policy) = event else { return };
-        if let Some(namespace) = context.guarded_namespaces.deleted(&policy.metadata) {
-            running_in(&context, &namespace).for_each(|training| bell.ring(training));
+        if let Some(namespace) = in_policies.guarded_namespaces.deleted(&policy.metadata) {
+            running_in(&in_policies, &namespace).for_each(|training| on_policy.ring(training));
         }
     });
-    let watches: Vec<BoxFuture<'_, ()>> = vec![
-        Box::pin(trainings(&context, writers.trainings, &bell)),
-        Box::pin(deployments(&context, writers.deployments, &bell)),
-        Box::pin(ring(owned::<Job, _>(&context, &context.jobs), &bell)),
-        Box::pin(ring(owned::<Pod, _>(&context, &context.pods), &bell)),
-        Box::pin(ring(owned::<Deployment, _>(&context, &context.workloads), &bell)),
-        Box::pin(ring(children.services.clone().follow(metadata::<Service>(&context), of_child), &bell)),
-        Box::pin(ring(children.budgets.clone().follow(metadata::<PodDisruptionBudget>(&context), of_child), &bell)),
-        Box::pin(ring(children.policies.clone().follow(policies, of_child), &bell)),
-    ];
-    join_all(watches).await;
+    let trainings =
+        trainings(context.clone(), reflected(resources(context), writers.trainings), dependents.clone(), bell.clone());
+    let deployments =
+        deployments(context.clone(), reflected(resources(context), writers.deployments), dependents, bell.clone());
+    vec![
+        Box::pin(trainings),
+        Box::pin(deployments),
+        Box::pin(ring(owned::<Job, _>(context, &context.jobs), bell.clone())),
+        Box::pin(ring(owned::<Pod, _>(context, &context.pods), bell.clone())),
+        Box::pin(ring(owned::<Deployment, _>(context, &context.workloads), bell.clone())),
+        Box::pin(ring(children.services.clone().follow(metadata::<Service>(context), of_child), bell.clone())),
+        Box::pin(ring(
+            children.budgets.clone().follow(metadata::<PodDisruptionBudget>(context), of_child),
+            bell.clone(),
+        )),
+        Box::pin(ring(children.policies.clone().follow(policies, of_child), bell.clone())),
+    ]
 }
 
 fn of_child<K: Resource>(object: K) -> crate::workloads::ChildView {
@@ -146,7 +115,7 @@ where
     cache.clone().follow(changes, V::from)
 }
 
-async fn ring(changed: impl Stream<Item = watcher::Result<Owner>> + Send, bell: &Bell) {
+async fn ring(changed: impl Stream<Item = watcher::Result<Owner>> + Send, bell: Bell) {
     changed.for_each(async |owner| told(owner).map_or((), |owner| bell.ring(owner))).await;
 }
 
@@ -214,25 +183,32 @@ where
     })
 }
 
-async fn trainings(context: &Context, writer: Writer<ModelTraining>, bell: &Bell) {
-    let (mut specs, mut models) = (Changes::default(), Changes::default());
-    let mut watch = std::pin::pin!(reflected(resources(context), writer));
+async fn trainings(
+    context: Arc<Context>,
+    watch: impl Stream<Item = watcher::Result<Seen<ModelTraining>>> + Send,
+    dependents: Arc<Dependents>,
+    bell: Bell,
+) {
+    let (mut specs, mut models, mut watch) = (Changes::default(), Changes::default(), pin!(watch));
     while let Some(seen) = watch.next().await {
         let Some(Seen { object: training, is_gone }) = told(seen) else { continue };
         let uid = training.uid().unwrap_or_default();
+        let (namespace, owner) = (training.namespace().unwrap_or_default(), training_of(&training));
         context.written_trainings.seen(&training);
         if is_gone {
             context.written_trainings.forget(&uid);
             context.backoff.reset(&uid);
         }
+        let base = base::of(&training).filter(|_| !is_gone);
+        dependents.note(owner.clone(), base.map(|base| Owner::training(namespace, &base.name)));
         let versions =
             training.status.as_ref().map(|status| status.versions.iter().map(|v| &v.digest).collect::<Vec<_>>());
         if models.differs(&uid, is_gone, &versions) {
-            deployments_of(context, &training).for_each(|deployment| bell.ring(deployment));
-            trainings_from(context, &training).for_each(|waiting| bell.ring(waiting));
+            let all = dependents.of(&owner).into_iter();
+            all.filter(|dependent| !is_finished(&context, dependent)).for_each(|dependent| bell.ring(dependent));
         }
         if specs.differs(&uid, is_gone, &wish(&training)) && !is_gone {
-            bell.ring(Owner::training(training.namespace().unwrap_or_default(), training.name_any()));
+            bell.ring(owner);
         }
     }
 }
@@ -243,57 +219,55 @@ fn wish(training: &ModelTraining) -> impl Hash + use<> {
     (meta.generation, meta.annotations.as_ref().and_then(|all| all.get(RESTART_ANNOTATION).cloned()))
 }
 
+fn training_of(training: &ModelTraining) -> Owner {
+    Owner::training(training.namespace().unwrap_or_default(), training.name_any())
+}
+
+fn has_finished(training: &ModelTraining) -> bool {
+    training.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_finished)
+}
+
+/// Whether it is a ModelTraining that has finished.
+fn is_finished(context: &Context, owner: &Owner) -> bool {
+    let Owner::Training { namespace, name } = owner else { return false };
+    context.trainings.get(&ObjectRef::new(name).within(namespace)).is_some_and(|training| has_finished(&training))
+}
+
 /// The ModelTrainings of a namespace that have not finished.
 fn running_in(context: &Context, namespace: &str) -> impl Iterator<Item = Owner> + use<> {
     let namespace = namespace.to_owned();
-    unfinished_in(context, &namespace).map(move |training| Owner::training(namespace.clone(), training.name_any()))
+    let is_in = move |training: &Arc<ModelTraining>| training.metadata.namespace.as_ref() == Some(&namespace);
+    let running = context.trainings.state().into_iter().filter(|training| !has_finished(training));
+    running.filter(is_in).map(|training| training_of(&training))
 }
 
-/// The ModelTrainings that have not finished, and start from what a ModelTraining publishes.
-fn trainings_from(context: &Context, base: &ModelTraining) -> impl Iterator<Item = Owner> + use<> {
-    let (namespace, name) = (base.namespace().unwrap_or_default(), base.name_any());
-    unfinished_in(context, &namespace).filter_map(move |training| {
-        let names_it = base::of(&training).is_some_and(|base| base.name == name);
-        names_it.then(|| Owner::training(namespace.clone(), training.name_any()))
-    })
-}
-
-fn unfinished_in(context: &Context, namespace: &str) -> impl Iterator<Item = Arc<ModelTraining>> + use<> {
-    let namespace = namespace.to_owned();
-    context.trainings.state().into_iter().filter(move |training| {
-        let is_finished = training.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_finished);
-        training.metadata.namespace.as_ref() == Some(&namespace) && !is_finished
-    })
-}
-
-/// The ModelDeployments that name a ModelTraining.
-fn deployments_of(context: &Context, training: &ModelTraining) -> impl Iterator<Item = Owner> + use<> {
-    let (namespace, name) = (training.namespace().unwrap_or_default(), training.name_any());
-    context.deployments.state().into_iter().filter_map(move |deployment| {
-        let ModelSource::Training(source) = &deployment.spec.model else { return None };
-        let names_it = source.name == name && deployment.metadata.namespace.as_ref() == Some(&namespace);
-        names_it.then(|| Owner::deployment(namespace.clone(), deployment.name_any()))
-    })
-}
-
-async fn deployments(context: &Context, writer: Writer<ModelDeployment>, bell: &Bell) {
-    let mut specs = Changes::default();
-    let mut watch = std::pin::pin!(reflected(resources(context), writer));
+async fn deployments(
+    context: Arc<Context>,
+    watch: impl Stream<Item = watcher::Result<Seen<ModelDeployment>>> + Send,
+    dependents: Arc<Dependents>,
+    bell: Bell,
+) {
+    let (mut specs, mut watch) = (Changes::default(), pin!(watch));
     while let Some(seen) = watch.next().await {
         let Some(Seen { object: deployment, is_gone }) = told(seen) else { continue };
         let uid = deployment.uid().unwrap_or_default();
+        let namespace = deployment.namespace().unwrap_or_default();
+        let owner = Owner::deployment(&namespace, deployment.name_any());
+        let named = match &deployment.spec.model {
+            ModelSource::Training(source) => Some(Owner::training(namespace, &source.name)),
+            _ => None,
+        };
         context.written_deployments.seen(&deployment);
+        dependents.note(owner.clone(), named.clone().filter(|_| !is_gone));
         if is_gone {
             context.written_deployments.forget(&uid);
             context.backoff.reset(&uid);
             context.memories.forget(&uid);
             // What it named may have waited for its end.
-            if let ModelSource::Training(source) = &deployment.spec.model {
-                bell.ring(Owner::training(deployment.namespace().unwrap_or_default(), &source.name));
-            }
+            named.into_iter().for_each(|training| bell.ring(training));
         }
         if specs.differs(&uid, is_gone, &deployment.metadata.generation) && !is_gone {
-            bell.ring(Owner::deployment(deployment.namespace().unwrap_or_default(), deployment.name_any()));
+            bell.ring(owner);
         }
     }
 }
@@ -355,23 +329,40 @@ mod tests {
         assert_eq!(seen, expected.map(|(name, is_gone)| (name.to_owned(), is_gone)));
     }
 
+    /// The trainings that events call for, in their order, each once.
+    async fn called(events: Vec<Event<ModelTraining>>) -> Vec<(String, String)> {
+        let server = ApiServer::expecting([]);
+        let (context, writers) = server.context();
+        let (bell, mut triggers) = Bell::new();
+        let watch = reflected(stream::iter(events.into_iter().map(Ok)), writers.trainings);
+        trainings(Arc::new(context), watch, Arc::default(), bell).await;
+        let mut called = Vec::new();
+        while let Some(training) = triggers.trainings.next().await {
+            called.push((training.namespace.unwrap_or_default(), training.name));
+        }
+        server.requests().await;
+        called
+    }
+
     #[tokio::test]
     async fn what_is_published_calls_for_the_trainings_that_wait_to_start_from_it() {
-        let server = ApiServer::expecting([]);
-        let (context, mut writers) = server.context();
         let mut finished = fixtures::fine_tuning(Version::Latest);
         (finished.metadata.name, finished.metadata.uid) = (Some("finished".into()), Some("uid-of-finished".into()));
         finished.status =
             Some(stoker_crds::ModelTrainingStatus { phase: Some(Phase::Succeeded), ..Default::default() });
-        let mut elsewhere = fixtures::fine_tuning(Version::Latest);
-        elsewhere.metadata.namespace = Some("another".into());
-        for training in [fixtures::fine_tuning(Version::Latest), finished, elsewhere, training("unrelated")] {
-            writers.trainings.apply_watcher_event(&Event::Apply(training));
-        }
-        let called: Vec<Owner> = trainings_from(&context, &fixtures::base(&[1])).collect();
-        assert_eq!(called, [Owner::training("team", "digits")]);
-        drop(context);
-        server.requests().await;
+        let (waiting, mut elsewhere) = (fixtures::fine_tuning(Version::Latest), fixtures::fine_tuning(Version::Latest));
+        (elsewhere.metadata.namespace, elsewhere.metadata.uid) = (Some("another".into()), Some("uid-elsewhere".into()));
+        let (waits, base) = (waiting.name_any(), fixtures::base(&[1]).name_any());
+        let there = [waiting, finished, elsewhere, training("unrelated")].map(Event::Apply);
+        let published = [fixtures::base(&[]), fixtures::base(&[1])].map(Event::Apply);
+        let called = called(there.into_iter().chain(published).collect()).await;
+        let expected = [("team", &*waits), ("team", "finished"), ("another", &*waits), ("team", "unrelated")];
+        // The base itself is new; each change of what it has published calls for the one that waits.
+        let expected = expected.into_iter().chain([("team", &*waits), ("team", &*base), ("team", &*waits)]);
+        assert_eq!(
+            called,
+            expected.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect::<Vec<_>>()
+        );
     }
 
     #[test]
