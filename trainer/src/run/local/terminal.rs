@@ -116,9 +116,9 @@ fn line(progress: &Progress) -> String {
     match progress.stage {
         Stage::Preparing => format!("preparing · {} rows read", progress.data.rows_read),
         Stage::Training => {
-            let loss = loss(progress).map(|loss| format!(" · loss {loss:.4}")).unwrap_or_default();
+            let losses = losses(progress);
             let eta = progress.eta_seconds.map(|eta| format!(" · {eta:.0} s left")).unwrap_or_default();
-            format!("epoch {}/{}{loss}{}{eta}", progress.epoch, progress.total_epochs, pace(&progress.throughput))
+            format!("epoch {}/{}{losses}{}{eta}", progress.epoch, progress.total_epochs, pace(&progress.throughput))
         }
         Stage::Evaluating => "evaluating".into(),
         Stage::Publishing => "publishing".into(),
@@ -146,9 +146,10 @@ fn is_text(progress: &Progress) -> bool {
     progress.data.tokens > 0
 }
 
-/// The validation loss, or the training loss where there is none.
-fn loss(progress: &Progress) -> Option<f64> {
-    [Split::Validation, Split::Train].iter().find_map(|split| progress.metrics.get(split)?.get(LOSS).copied())
+/// The running loss of the training, and that of the last validation.
+fn losses(progress: &Progress) -> String {
+    let loss = |(split, name)| Some(format!(" · {name} {:.4}", progress.metrics.get(split)?.get(LOSS)?));
+    [(&Split::Train, "loss"), (&Split::Validation, "validation")].into_iter().filter_map(loss).collect()
 }
 
 /// The final metrics, and what can be done with the model.
