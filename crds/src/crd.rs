@@ -75,7 +75,7 @@ pub fn model_training() -> CustomResourceDefinition {
                 "data.format: the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
             ),
             rule(
-                "!has(self.train.activationCheckpointing) || !self.train.activationCheckpointing || has(self.model.transformer)",
+                "!has(self.train.activationCheckpointing) || !self.train.activationCheckpointing || !has(self.model.mlp)",
                 "train.activationCheckpointing is for transformers: remove it",
             ),
             rule(

@@ -248,7 +248,7 @@ impl ModelTrainingSpec {
         );
         check.that(train.seed >= 0 && self.data.split.seed >= 0, "spec.train.seed", "seeds must not be negative");
         check.that(
-            !train.activation_checkpointing || matches!(self.model, Model::Transformer(_)),
+            !train.activation_checkpointing || !matches!(self.model, Model::Mlp(_)),
             "spec.train.activationCheckpointing",
             "is for transformers: remove it",
         );
@@ -366,5 +366,28 @@ impl Check {
     fn uri(&mut self, field: &'static str, uri: &str) {
         let known = SCHEMES.iter().any(|scheme| uri.starts_with(scheme));
         self.that(known, field, "must start with s3://, gs://, az:// or file:///");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What is said against a language model of that kind, trained so.
+    fn problems(model: Value, train: Value) -> Vec<FieldError> {
+        let spec: ModelTrainingSpec = serde_json::from_value(json!({
+            "task": "LanguageModeling", "data": {"source": {"uri": "s3://datasets/letters.txt"}}, "model": model, "train": train,
+        }))
+        .unwrap();
+        spec.validate().err().unwrap_or_default()
+    }
+
+    #[test]
+    fn activation_checkpointing_is_for_new_transformers_and_for_those_that_are_started_from() {
+        for model in [json!({"transformer": {}}), json!({"from": {"training": {"name": "stories"}, "lora": {}}})] {
+            assert_eq!(problems(model, json!({"activationCheckpointing": true})), []);
+        }
     }
 }

@@ -194,6 +194,7 @@ fn fine_tuning() -> DynamicObject {
                     "lora": {"rank": 16, "alpha": 32, "targets": ["c_attn", "mlp.c_proj"], "export": "Adapter"},
                 },
             },
+            "train": {"activationCheckpointing": true},
         }),
     )
 }
