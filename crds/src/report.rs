@@ -36,7 +36,7 @@ pub enum Reason {
     BucketNotFound,
     /// The storage did not answer, or answered with a passing error, for longer than the retries last.
     StorageUnavailable,
-    /// The loss or a weight became NaN or infinite.
+    /// The loss or a weight became NaN or infinite, or the loss grew and did not come down again.
     Diverged,
     /// A model or checkpoint does not match its manifest's sizes and digests.
     CorruptArtifact,

@@ -268,7 +268,7 @@ pub struct Checkpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub every_steps: Option<u64>,
-    /// How many checkpoints are kept; older ones are deleted.
+    /// How many checkpoints are kept; older ones are deleted, but for the last one from before the loss began to grow.
     #[schemars(range(min = 1, max = 100))]
     pub keep_last: u32,
 }

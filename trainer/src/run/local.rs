@@ -9,7 +9,7 @@ use std::{
 };
 
 use stoker_crds::{
-    TrainConfig,
+    Reason, TrainConfig,
     artifact::ModelRef,
     config::RunIdentity,
     training::{Storage, storage::SCHEMES},
@@ -75,7 +75,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
             Ok(())
         }
         Err(error) => {
-            if let Some(checkpoint) = tracker.progress().checkpoint {
+            if let Some(checkpoint) = tracker.progress().checkpoint.filter(|_| error.reason() != Reason::Diverged) {
                 eprintln!("The checkpoint of step {} is kept; add --resume to go on from it.", checkpoint.step);
             }
             Err(error)

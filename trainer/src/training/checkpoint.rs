@@ -8,7 +8,10 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{TrainConfig, artifact::WEIGHTS, progress::Sample};
 
-use super::{early_stopping::BestSoFar, history::History, loss_scale::LossScale, optimizer::Optimizer, origin::Origin};
+use super::{
+    divergence::Trend, early_stopping::BestSoFar, history::History, loss_scale::LossScale, optimizer::Optimizer,
+    origin::Origin,
+};
 use crate::{
     artifact::{Artifact, ArtifactError, digest},
     model::{
@@ -49,6 +52,9 @@ pub(super) struct State {
     pub(super) position: u32,
     /// The losses of the current epoch's steps.
     pub(super) loss: RunningLoss,
+    /// How the loss went so far.
+    #[serde(default)]
+    pub(super) trend: Trend,
     /// What the next loss is multiplied with, if it is computed in 16-bit floats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) loss_scale: Option<LossScale>,
@@ -60,6 +66,14 @@ pub(super) struct State {
     pub(super) history: History,
     /// What the language model wrote last.
     pub(super) samples: Vec<Sample>,
+}
+
+impl State {
+    /// Checkpoints of fewer steps are good: of the step after each the loss is known, and it was not of the rise that there may
+    /// be now.
+    pub(super) fn good_before(&self) -> u64 {
+        self.trend.risen_since().map_or(self.step, |step| step.saturating_sub(1))
+    }
 }
 
 /// A mean over rows, or over tokens.

@@ -31,6 +31,8 @@ pub(super) struct Checkpoints<'a> {
     writing: Option<JoinHandle<Written>>,
     begun: Instant,
     last: Option<CheckpointRef>,
+    /// The steps of those in storage.
+    kept: BTreeSet<u64>,
 }
 
 /// Where the checkpoints lie, owned, for the background.
@@ -39,15 +41,15 @@ struct Store {
     folder: Folder,
     run: String,
     keep_last: usize,
-    /// Steps whose checkpoints are broken or of other inputs: in the way, but kept until there is a new one.
+    /// Steps whose checkpoints are broken, half written or of other inputs: in the way, but kept until there is a new one.
     stale: BTreeSet<u64>,
 }
 
 /// What became of writing one.
 struct Written {
     step: u64,
-    /// The checkpoint, and whether older ones were deleted.
-    result: Result<(CheckpointRef, Result<(), ArtifactError>), EncodeError>,
+    /// The checkpoint, and which ones are in storage now that older ones were deleted.
+    result: Result<(CheckpointRef, Result<BTreeSet<u64>, ArtifactError>), EncodeError>,
 }
 
 impl<'a> Checkpoints<'a> {
@@ -60,12 +62,18 @@ impl<'a> Checkpoints<'a> {
     ) -> Self {
         let keep_last = spec.keep_last as usize;
         let store = Store { folder: folder.clone(), run, keep_last, stale: BTreeSet::new() };
-        Self { store, interval: spec.interval(), runtime, watch, writing: None, begun: Instant::now(), last: None }
+        let (writing, begun, last, kept) = (None, Instant::now(), None, BTreeSet::new());
+        Self { store, interval: spec.interval(), runtime, watch, writing, begun, last, kept }
     }
 
     /// The last one that is in storage.
     pub(super) fn last(&self) -> Option<&CheckpointRef> {
         self.last.as_ref()
+    }
+
+    /// The step of the last one in storage that is of fewer steps than these.
+    pub(super) fn last_before(&self, step: u64) -> Option<u64> {
+        self.kept.range(..step).next_back().copied()
     }
 
     /// Whether one is to be begun now that `step` steps are done.
@@ -107,18 +115,24 @@ impl<'a> Checkpoints<'a> {
                 self.watch.on(Event::Checkpointed(&checkpoint));
                 self.last = Some(checkpoint);
                 match pruned {
-                    Ok(()) => self.store.stale.clear(),
+                    Ok(kept) => {
+                        self.kept = kept;
+                        self.store.stale.clear();
+                    }
                     Err(error) => {
+                        self.kept.insert(written.step);
                         self.watch.on(Event::Warning(&format!("older checkpoints could not be deleted: {error}")));
                     }
                 }
             }
             Err(EncodeError::NotFinite(what)) => {
-                let (what, checkpoint) = (format!("{what} became NaN or infinite"), self.last_step());
-                return Err(TrainError::Diverged { what, step: written.step, checkpoint });
+                let what = format!("{what} became NaN or infinite");
+                return Err(TrainError::Diverged { what, step: written.step, checkpoint: None });
             }
             // By a pod that was given up and still runs, behind a network partition: of the same run and step, it is as good.
-            Err(EncodeError::Artifact(ArtifactError::Conflict { run, .. })) if run.as_ref() == Some(&self.store.run) => {
+            Err(EncodeError::Artifact(ArtifactError::Conflict { run, .. }))
+                if run.as_ref() == Some(&self.store.run) =>
+            {
                 self.watch.on(Event::Warning(&format!(
                     "the checkpoint of step {} was written by another pod of this run; the training goes on",
                     written.step
@@ -129,10 +143,14 @@ impl<'a> Checkpoints<'a> {
             Err(EncodeError::Artifact(error)) if self.last.is_none() && !error.reason().is_retryable() => {
                 return Err(error.into());
             }
-            Err(EncodeError::Artifact(error)) => self.watch.on(Event::Warning(&format!(
-                "the checkpoint of step {} was not written: {error}; the training goes on and tries again at the next one",
-                written.step
-            ))),
+            Err(EncodeError::Artifact(error)) => {
+                self.store.stale.insert(written.step);
+                self.watch.on(Event::Warning(&format!(
+                    "the checkpoint of step {} was not written: {error}; the training goes on and tries again at the next \
+                     one",
+                    written.step
+                )));
+            }
         }
         Ok(())
     }
@@ -167,12 +185,13 @@ impl<'a> Checkpoints<'a> {
         device: &Device,
     ) -> Result<Option<Snapshot>, TrainError> {
         let steps = self.runtime.block_on(self.store.steps())?;
-        for step in steps.into_iter().rev() {
+        for step in steps.iter().rev().copied() {
             let folder = self.store.at(step);
             let found = self.runtime.block_on(artifact::open(&folder, None));
             let problem = match found.and_then(|found| self.decode(found, inputs, origin, config, device)) {
                 Ok(Ok((snapshot, artifact))) if snapshot.state.step == step => {
                     self.last = Some(reference(step, &folder, artifact.digest, artifact.committed_at));
+                    self.kept = steps.range(..=step).copied().collect();
                     return Ok(Some(snapshot));
                 }
                 Ok(Ok(_)) => Some("it holds another step".to_owned()),
@@ -225,9 +244,9 @@ impl Store {
     }
 
     async fn write(self, snapshot: Snapshot) -> Written {
-        let step = snapshot.state.step;
+        let (step, good_before) = (snapshot.state.step, snapshot.state.good_before());
         match self.commit(snapshot).await {
-            Ok(checkpoint) => Written { step, result: Ok((checkpoint, self.prune(step).await)) },
+            Ok(checkpoint) => Written { step, result: Ok((checkpoint, self.prune(step, good_before).await)) },
             Err(error) => Written { step, result: Err(error) },
         }
     }
@@ -246,15 +265,16 @@ impl Store {
         Ok(reference(step, &folder, digest, Timestamp::now()))
     }
 
-    /// Deletes those that are stale, and all but the newest of the others.
-    async fn prune(&self, newest: u64) -> Result<(), ArtifactError> {
-        let steps = self.steps().await?;
-        let (stale, good): (Vec<u64>, Vec<u64>) =
-            steps.into_iter().rev().partition(|step| *step != newest && self.stale.contains(step));
-        for step in stale.into_iter().chain(good.into_iter().skip(self.keep_last)) {
-            artifact::remove(&self.at(step)).await?;
+    /// Deletes those that are stale, and of the others all but the newest ones and the newest good one. Answers which are left.
+    async fn prune(&self, newest: u64, good_before: u64) -> Result<BTreeSet<u64>, ArtifactError> {
+        let (stale, others): (BTreeSet<u64>, BTreeSet<u64>) =
+            self.steps().await?.into_iter().partition(|step| *step != newest && self.stale.contains(step));
+        let last = others.iter().rev().take(self.keep_last);
+        let kept: BTreeSet<u64> = last.chain(others.range(..good_before).next_back()).copied().collect();
+        for step in stale.iter().chain(others.difference(&kept)) {
+            artifact::remove(&self.at(*step)).await?;
         }
-        Ok(())
+        Ok(kept)
     }
 }
 

@@ -32,17 +32,17 @@ pub enum TrainError {
     /// There is nothing to learn from, or to evaluate on.
     #[error("the {0} split has no rows: check data.split and data.clean")]
     Empty(&'static str),
-    /// A number is no longer finite.
+    /// A number is no longer finite, or the loss grew and did not come down again.
     #[error(
-        "{what} at step {step}: lower train.optimizer's learningRate, set train.gradientClip.norm, or look for extreme \
-         values in the data; {}", last_checkpoint(*checkpoint)
+        "{what} at step {step}: lower train.optimizer's learningRate, let train.schedule warm up for more steps, set \
+         train.gradientClip.norm, or look for extreme values in the data; {}", last_good_checkpoint(*checkpoint)
     )]
     Diverged {
         /// Which number became what.
         what: String,
         /// The step after which it was.
         step: u64,
-        /// The step of the last checkpoint, whose weights are finite.
+        /// The step of the last checkpoint from before the loss began to grow.
         checkpoint: Option<u64>,
     },
     /// A metric is not finite although all weights are.
@@ -87,8 +87,8 @@ impl TrainError {
     }
 }
 
-fn last_checkpoint(step: Option<u64>) -> String {
-    step.map_or("there is no checkpoint".into(), |step| format!("the last checkpoint is of step {step}"))
+fn last_good_checkpoint(step: Option<u64>) -> String {
+    step.map_or("there is no good checkpoint".into(), |step| format!("the last good checkpoint is of step {step}"))
 }
 
 fn preempted_checkpoint(checkpoint: Option<&CheckpointRef>) -> String {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TrainError,
-    checkpoint::config_digest,
+    checkpoint::{State, config_digest},
     checkpoints::Checkpoints,
     memory::MemoryNeed,
     origin::Origin,
@@ -65,8 +65,8 @@ pub struct Surroundings<'a> {
 /// [`TrainError::Preempted`].
 ///
 /// # Errors
-/// If it is told to stop, the configuration does not fit the data or the memory, a number is no longer finite, or the data, the
-/// storage or the device fails. A checkpoint that cannot be written because the storage is away for a while is a
+/// If it is told to stop, the configuration does not fit the data or the memory, a number is no longer finite, the loss grows and
+/// does not come down again, or the data, the storage or the device fails. A checkpoint that cannot be written because the storage is away for a while is a
 /// [`Event::Warning`].
 pub fn fit(
     config: &TrainConfig,
@@ -108,15 +108,15 @@ pub fn fit(
         samples: &snapshot.state.samples,
     });
 
-    let mut session = Session::new(config, problem, plan, architecture, device, watch, snapshot);
+    let mut session = Session::new(config, problem, plan, architecture, device, watch, snapshot)?;
     let trained = need.explain(|| train(&mut session, &mut checkpoints, stop));
-    trained.map_err(|error| with_checkpoint(error, checkpoints.last()))?;
+    trained.map_err(|error| with_checkpoint(error, session.state(), &checkpoints))?;
 
     let (predictor, state, best_step) = session.into_result();
     if let Some(name) = first_not_finite(&learned_weights(predictor.model())?) {
         let what = format!("a weight of {name} became NaN or infinite");
-        let checkpoint = checkpoints.last().map(|checkpoint| checkpoint.step);
-        return Err(TrainError::Diverged { what, step: state.step, checkpoint });
+        let error = TrainError::Diverged { what, step: state.step, checkpoint: None };
+        return Err(with_checkpoint(error, &state, &checkpoints));
     }
     Ok(Fitted {
         predictor,
@@ -156,10 +156,12 @@ fn train(
     checkpoints.finish(session.snapshot()?)
 }
 
-fn with_checkpoint(error: TrainError, last: Option<&CheckpointRef>) -> TrainError {
+/// A divergence with the last good checkpoint.
+fn with_checkpoint(error: TrainError, state: &State, checkpoints: &Checkpoints<'_>) -> TrainError {
     match error {
         TrainError::Diverged { what, step, .. } => {
-            TrainError::Diverged { what, step, checkpoint: last.map(|checkpoint| checkpoint.step) }
+            let checkpoint = checkpoints.last_before(state.good_before().min(step));
+            TrainError::Diverged { what, step, checkpoint }
         }
         error => error,
     }

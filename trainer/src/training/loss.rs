@@ -4,11 +4,33 @@ use burn::tensor::{Device, Tensor, activation};
 use burn_fused_ops::cross_entropy;
 use stoker_crds::training::optimize::Loss;
 
-use super::dataset::Batch;
-use crate::model::{Architecture, ModelError, Network};
+use super::{Batch, Dataset, TrainError};
+use crate::model::{Architecture, ModelError, Network, read};
 
 /// Where Huber's loss goes over from squared to absolute.
 const HUBER_DELTA: f64 = 1.0;
+/// The most rows that are read to find a [`baseline`].
+const BASELINE_ROWS: usize = 1024;
+
+/// The mean loss of a model that knows nothing: that finds all classes or tokens equally likely, or predicts 0. Of the targets
+/// of a regression some are looked at, evenly spread.
+///
+/// # Errors
+/// If they cannot be read.
+pub(super) fn baseline(loss: Loss, train: &dyn Dataset, targets: usize) -> Result<f64, TrainError> {
+    match loss {
+        Loss::CrossEntropy => Ok((targets as f64).ln()),
+        Loss::BinaryCrossEntropy => Ok(2f64.ln()),
+        Loss::MSE | Loss::MAE | Loss::Huber => {
+            let rows = u32::try_from(train.len()).map_err(|_| TrainError::too_many_rows(train.len()))?;
+            let indices: Vec<u32> = (0..rows).step_by(train.len().div_ceil(BASELINE_ROWS).max(1)).collect();
+            let Batch::Rows(batch) = train.batch(&indices)? else { return Err(ModelError::ReadsRows.into()) };
+            let (_, targets) = batch.into_tensors(&Device::flex());
+            let means = read(mean_loss(loss, targets.zeros_like(), targets))?;
+            Ok(means.iter().map(|mean| f64::from(*mean)).sum())
+        }
+    }
+}
 
 /// The mean loss, `[1]`, of a model on a batch: over its rows, or over its tokens that are to be predicted.
 ///
@@ -59,6 +81,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::training::RowBatch;
 
     /// Loss and gradient with respect to the outputs.
     fn loss_and_gradient<const R: usize, const O: usize, const T: usize>(
@@ -115,6 +138,26 @@ mod tests {
         let ln3 = 3f32.ln();
         let result = loss_and_gradient(Loss::BinaryCrossEntropy, [[ln3], [ln3]], [[1.0], [0.0]]);
         assert_close(result, ((4f32 / 3.0).ln() + 4f32.ln()) / 2.0, &[-0.125, 0.375]);
+    }
+
+    /// Every third of 3000 rows is looked at.
+    #[test]
+    fn a_model_that_knows_nothing_finds_all_classes_equally_likely_or_predicts_zero() {
+        struct Targets;
+        impl Dataset for Targets {
+            fn len(&self) -> usize {
+                3000
+            }
+
+            fn batch(&self, indices: &[u32]) -> Result<Batch, crate::data::DataError> {
+                let targets = indices.iter().flat_map(|row| [if row % 2 == 0 { 4.0 } else { -2.0 }, 0.0]).collect();
+                Ok(Batch::Rows(RowBatch { rows: indices.len(), features: vec![0.0; indices.len()], targets }))
+            }
+        }
+        let baseline = |loss, targets| baseline(loss, &Targets, targets).unwrap();
+        assert_eq!((baseline(Loss::MSE, 2), baseline(Loss::MAE, 2)), ((16.0 + 4.0) / 4.0, (4.0 + 2.0) / 4.0));
+        assert_eq!(baseline(Loss::Huber, 2), (3.5 + 1.5) / 4.0);
+        assert_eq!((baseline(Loss::CrossEntropy, 10), baseline(Loss::BinaryCrossEntropy, 2)), (10f64.ln(), 2f64.ln()));
     }
 
     #[test]

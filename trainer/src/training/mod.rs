@@ -8,6 +8,7 @@ mod backward;
 mod checkpoint;
 mod checkpoints;
 mod dataset;
+mod divergence;
 mod early_stopping;
 mod ema;
 mod error;

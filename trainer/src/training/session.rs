@@ -17,11 +17,13 @@ use super::{
     Batch, Dataset, TrainError,
     backward::Backward,
     checkpoint::{RunningLoss, Snapshot, State},
+    divergence::{Rule, Trend},
     early_stopping::BestSoFar,
     ema,
     figures::{Figures, Work},
     gradients::loss_and_gradients,
     history::History,
+    loss::baseline,
     loss_scale::{LossScale, Step},
     optimizer::Optimizer,
     order::{Stream, derive_seed, epoch_order},
@@ -95,6 +97,8 @@ pub(super) struct Session<'a> {
     /// With autodiff.
     device: Device,
     watch: &'a dyn Watch,
+    /// When the training counts as lost.
+    rule: Rule,
     now: Snapshot,
     order: Vec<u32>,
     /// Steps, their losses, and of how many rows or tokens each is the mean.
@@ -105,6 +109,9 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// A training at a snapshot.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
     pub(super) fn new(
         config: &'a TrainConfig,
         problem: Problem<'a>,
@@ -113,11 +120,12 @@ impl<'a> Session<'a> {
         device: Device,
         watch: &'a dyn Watch,
         now: Snapshot,
-    ) -> Self {
+    ) -> Result<Self, TrainError> {
+        let rule = Rule::new(baseline(config.train.loss, problem.train, problem.targets)?, plan.total_steps);
         let order = epoch_order(plan.rows, seed(config), now.state.epoch);
         let (work, settled) = (Work::new(&architecture, &device, config.train.precision), Instant::now());
         let (pending, figures) = (Vec::new(), Figures::start(work, settled));
-        Self { config, problem, plan, architecture, device, watch, now, order, pending, settled, figures }
+        Ok(Self { config, problem, plan, architecture, device, watch, rule, now, order, pending, settled, figures })
     }
 
     /// A training before its first step.
@@ -136,6 +144,7 @@ impl<'a> Session<'a> {
             step: 0,
             position: 0,
             loss: RunningLoss::default(),
+            trend: Trend::default(),
             loss_scale: (config.train.precision == Precision::F16).then(LossScale::default),
             best: BestSoFar::default(),
             stopped: false,
@@ -161,7 +170,7 @@ impl<'a> Session<'a> {
     /// All that the next step depends on.
     ///
     /// # Errors
-    /// If a loss up to here is not finite.
+    /// If a loss up to here is not finite, or the training is lost.
     pub(super) fn snapshot(&mut self) -> Result<Snapshot, TrainError> {
         self.settle()?;
         Ok(self.now.clone())
@@ -175,7 +184,7 @@ impl<'a> Session<'a> {
     /// Takes one optimizer step, and evaluates the model if it was the last one of an epoch or it is time to.
     ///
     /// # Errors
-    /// If rows cannot be read, the device fails, or a number is no longer finite.
+    /// If rows cannot be read, the device fails, a number is no longer finite, or the training is lost.
     pub(super) fn step(&mut self) -> Result<(), TrainError> {
         let Plan { rows, batch: size, total_steps, .. } = self.plan;
         let end = rows.min(self.now.state.position.saturating_add(size));
@@ -253,7 +262,7 @@ impl<'a> Session<'a> {
     /// Reads the losses that are still on the device: one wait for many steps.
     ///
     /// # Errors
-    /// If one of them is not finite.
+    /// If one of them is not finite, or the training is lost.
     pub(super) fn settle(&mut self) -> Result<(), TrainError> {
         self.settled = Instant::now();
         if self.pending.is_empty() {
@@ -261,11 +270,15 @@ impl<'a> Session<'a> {
         }
         let pending = std::mem::take(&mut self.pending);
         let losses = read(Tensor::cat(pending.iter().map(|(_, loss, _)| loss.clone()).collect(), 0))?;
-        for (loss, (step, _, counted)) in losses.iter().zip(pending) {
+        let State { loss: mean, trend, .. } = &mut self.now.state;
+        for (loss, (step, _, counted)) in losses.into_iter().zip(pending) {
+            let diverged = |what| TrainError::Diverged { what, step, checkpoint: None };
             if !loss.is_finite() {
-                return Err(TrainError::Diverged { what: format!("the loss became {loss}"), step, checkpoint: None });
+                trend.end(step);
+                return Err(diverged(format!("the loss became {loss}")));
             }
-            self.now.state.loss.add(*loss, counted);
+            mean.add(loss, counted);
+            trend.observe(self.rule, step, loss, counted).map_err(|lost| diverged(lost.to_string()))?;
         }
         Ok(())
     }

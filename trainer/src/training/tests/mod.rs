@@ -1,5 +1,6 @@
 //! Whole trainings on small data.
 
+mod divergence;
 mod evaluation;
 mod fine_tuning;
 #[cfg(feature = "gpu")]

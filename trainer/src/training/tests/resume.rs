@@ -172,7 +172,7 @@ fn the_newest_checkpoints_are_kept_and_each_one_can_be_gone_on_from() {
     let mut config = config(
         "Regression",
         json!({"hidden": [4]}),
-        json!({"loss": "MSE", "batchSize": 4, "steps": 200}),
+        json!({"loss": "MSE", "batchSize": 40, "steps": 200}),
         json!({"everySteps": 10, "keepLast": 2}),
     );
     let (train, run) = (surface(40, 1), Run::new());
