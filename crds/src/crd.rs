@@ -6,7 +6,15 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::{deployment, deployment::ModelDeployment, training, training::ModelTraining};
+use crate::{
+    deployment,
+    deployment::ModelDeployment,
+    training,
+    training::{
+        ModelTraining, Task, model,
+        optimize::{EARLY_STOPPING_METRICS, EarlyStopping},
+    },
+};
 
 /// Both definitions, with the rules that look at a whole resource.
 pub fn all() -> [CustomResourceDefinition; 2] {
@@ -93,8 +101,31 @@ pub fn model_training() -> CustomResourceDefinition {
         ],
     );
     add_rules(&mut crd, Some("spec"), &text_rules());
-    add_rules(&mut crd, Some("spec"), &[schedule_rule()]);
+    add_rules(&mut crd, Some("spec"), &[model_rule(), early_stopping_rule(), schedule_rule()]);
     crd
+}
+
+/// Which model a task takes.
+fn model_rule() -> ValidationRule {
+    rule("has(self.model.mlp) == (self.task != 'LanguageModeling')", &format!("model: {}", model::FOR_TASK))
+}
+
+/// Early stopping watches a metric of the task.
+fn early_stopping_rule() -> ValidationRule {
+    let [regression, classification, language] =
+        [Task::Regression, Task::Classification, Task::LanguageModeling].map(|task| {
+            EarlyStopping::metrics(task)
+                .iter()
+                .map(|name| format!("'validation/{name}'"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        });
+    rule(
+        &format!(
+            "!has(self.train.earlyStopping) || self.train.earlyStopping.metric in (self.task == 'Regression' ? [{regression}] : self.task == 'Classification' ? [{classification}] : [{language}])"
+        ),
+        &format!("train.earlyStopping.metric {EARLY_STOPPING_METRICS}"),
+    )
 }
 
 /// A schedule falls.
@@ -113,7 +144,7 @@ fn schedule_rule() -> ValidationRule {
 }
 
 /// What LanguageModeling asks of `data`, and what only it takes.
-fn text_rules() -> [ValidationRule; 8] {
+fn text_rules() -> [ValidationRule; 7] {
     let is_format = |name: &str, extensions: &str| {
         format!(
             "(has(self.data.format) ? self.data.format == '{name}' : self.data.source.uri.matches('\\\\.({extensions})(\\\\.(gz|bz2|xz|zst))?$'))"
@@ -121,10 +152,6 @@ fn text_rules() -> [ValidationRule; 8] {
     };
     let (is_text, is_csv) = (is_format("text", "txt|text|md"), is_format("csv", "csv"));
     [
-        rule(
-            "self.task == 'LanguageModeling' || !has(self.model.from)",
-            "model.from is for LanguageModeling: a multi-layer perceptron cannot be started from another one; set model.mlp",
-        ),
         rule(
             "self.task != 'LanguageModeling' || !has(self.data.target) || self.data.target.size() == 0",
             "data.target: LanguageModeling predicts the text itself: remove target",

@@ -14,7 +14,7 @@ use super::{
     Task,
     evaluation::{Evaluation, Samples},
 };
-use crate::duration::Duration;
+use crate::{duration::Duration, metric};
 
 /// How the model is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -242,6 +242,26 @@ pub struct EarlyStopping {
     /// Whether the model of the best evaluation is published instead of the last one.
     #[serde(default = "default_true")]
     pub restore_best: bool,
+}
+
+/// What is said where a metric does not fit the task.
+pub(crate) const EARLY_STOPPING_METRICS: &str = "does not fit the task: accuracy, precision, recall, f1 and roc_auc are for Classification, mse, rmse, mae and r2 for Regression, perplexity for LanguageModeling, and loss for all";
+
+impl EarlyStopping {
+    /// Whether there is such a metric for a task.
+    pub fn fits(&self, task: Task) -> bool {
+        Self::metrics(task).iter().any(|name| self.metric.strip_prefix("validation/") == Some(*name))
+    }
+
+    /// The metrics that can be watched for a task.
+    pub(crate) const fn metrics(task: Task) -> &'static [&'static str] {
+        use metric::{ACCURACY, F1, LOSS, MAE, MSE, PERPLEXITY, PRECISION, R2, RECALL, RMSE, ROC_AUC};
+        match task {
+            Task::Regression => &[LOSS, MSE, RMSE, MAE, R2],
+            Task::Classification => &[LOSS, ACCURACY, PRECISION, RECALL, F1, ROC_AUC],
+            Task::LanguageModeling => &[LOSS, PERPLEXITY],
+        }
+    }
 }
 
 fn default_stop_metric() -> String {

@@ -1,15 +1,14 @@
 //! The rules between fields, in Rust: for `stoker-trainer local`, which has no API server to ask, and for an operator
 //! whose cluster still has an older schema.
 //!
-//! The API server enforces the same by CEL (`crd`); a test applies the same wrong manifests to both. Here alone stand the
-//! rules between the fields of a transformer, and which model a task takes.
+//! The API server enforces the same by CEL (`crd`); a test applies the same wrong manifests to both.
 
 use super::{
     ModelTrainingSpec, Task,
     data::{Format, Missing, MissingStrategy, Transform},
     evaluation::{MAX_PROMPT_CHARACTERS, MAX_PROMPTS},
-    model::Model,
-    optimize::{Optimizer, Schedule, Train},
+    model::{self, Model},
+    optimize::{EARLY_STOPPING_METRICS, Optimizer, Schedule, Train},
     storage::SCHEMES,
     text::{DocumentLength, MAX_VOCABULARY, MIN_VOCABULARY, Text, Tokenizer},
 };
@@ -159,6 +158,11 @@ impl ModelTrainingSpec {
             "needs a validation split: set spec.data.split.validation",
         );
         check.that(
+            train.early_stopping.as_ref().is_none_or(|rule| rule.fits(self.task)),
+            "spec.train.earlyStopping.metric",
+            EARLY_STOPPING_METRICS,
+        );
+        check.that(
             train.evaluation.is_none() || train.samples.is_some() || has_validation,
             "spec.train.evaluation",
             "needs a validation split: set spec.data.split.validation",
@@ -221,7 +225,7 @@ impl ModelTrainingSpec {
         check.that(
             matches!(self.model, Model::Mlp(_)) == (self.task != Task::LanguageModeling),
             "spec.model",
-            "LanguageModeling takes a transformer, or from; Regression and Classification take an mlp",
+            model::FOR_TASK,
         );
     }
 

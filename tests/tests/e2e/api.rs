@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kube::api::DynamicObject;
 use serde_json::json;
+use stoker_crds::training::model::Preset;
 use stoker_e2e::{Namespace, checkout, command, manifest};
 
 use crate::{
@@ -197,6 +198,21 @@ fn fine_tuning() -> DynamicObject {
             "train": {"activationCheckpointing": true},
         }),
     )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_preset_is_taken_as_it_stands() {
+    test("presets", async |namespace: Namespace| {
+        for preset in Preset::ALL {
+            let spec = json!({
+                "task": "LanguageModeling",
+                "data": {"source": {"uri": "s3://datasets/books.jsonl"}, "features": null, "target": null},
+                "model": {"mlp": null, "transformer": {"preset": preset}},
+            });
+            manifest::dry_run(&namespace.client, &namespace.name, &lines::training("preset", &spec)).await.unwrap();
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,9 @@ pub use self::{
     },
 };
 
+/// What is said where a model does not fit the task.
+pub(crate) const FOR_TASK: &str = "LanguageModeling takes a transformer, or from; Regression and Classification take an mlp, which cannot be started from another one";
+
 /// The model to train: exactly one architecture, or a language model to start from.
 ///
 /// With [`Transformer`] and [`FineTune`] it is what a user writes, as [`ModelConfig`] what a run is given.

@@ -1,5 +1,6 @@
 //! The decoder transformer.
 
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use super::preset::{Preset, Shape};
 /// Without a preset it is of GPT-2's kind, with 6 layers of width 384.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(extend("x-kubernetes-validations" = rules::of_transformer()))]
 pub struct Transformer {
     /// A known transformer, from which all is taken that is not set here.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +89,7 @@ pub enum Positions {
 /// Stretches the low frequencies of rotary positions, as Llama 3.1 does.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rules::of_rope_scaling()]))]
 pub struct RopeScaling {
     /// By how much the low frequencies are divided.
     #[schemars(range(min = 1.0, max = 1000.0))]
@@ -224,10 +227,7 @@ impl Transformer {
                 scaling: self.rope_scaling.or(base.rope_scaling),
             }),
             Positions::Learned => {
-                problems.unless(
-                    self.rope_theta.is_none() && self.rope_scaling.is_none(),
-                    "ropeTheta and ropeScaling are for the positions Rotary: set positions: Rotary, or remove them",
-                );
+                problems.unless(self.rope_theta.is_none() && self.rope_scaling.is_none(), rules::LEARNED);
                 PositionEncoding::Learned
             }
         }
@@ -272,13 +272,10 @@ impl TransformerConfig {
         problems.outside("context", self.context, 1 << 20);
         problems.outside("feedForward", self.feed_forward, 1 << 20);
         let Self { width, heads, key_value_heads, .. } = *self;
-        problems.unless(
-            width.is_multiple_of(heads),
-            &format!("width must be a multiple of heads, and {width} is none of {heads}"),
-        );
+        problems.unless(width.is_multiple_of(heads), &format!("{}, and {width} is none of {heads}", rules::WIDTH));
         problems.unless(
             heads.is_multiple_of(key_value_heads),
-            &format!("heads must be a multiple of keyValueHeads, and {heads} is none of {key_value_heads}"),
+            &format!("{}, and {heads} is none of {key_value_heads}", rules::HEADS),
         );
         problems.unless(
             self.norm_epsilon > 0.0 && self.norm_epsilon <= 1.0,
@@ -287,10 +284,7 @@ impl TransformerConfig {
         problems.unless((0.0..1.0).contains(&self.dropout), "dropout must be at least 0 and less than 1");
         if let PositionEncoding::Rotary(rotary) = &self.positions {
             let size = self.head_size();
-            problems.unless(
-                size.is_multiple_of(2),
-                &format!("width / heads must be even for the positions Rotary, and is {size}"),
-            );
+            problems.unless(size.is_multiple_of(2), &format!("{}, and is {size}", rules::ROTARY));
             problems.unless((1.0..=1e9).contains(&rotary.theta), "ropeTheta must lie between 1 and 1e9");
             if let Some(scaling) = &rotary.scaling {
                 scaling.find_problems(problems);
@@ -305,7 +299,7 @@ impl RopeScaling {
         let (low, high) = (self.low_frequency_factor, self.high_frequency_factor);
         problems.unless(
             (0.001..=1000.0).contains(&low) && (0.001..=1000.0).contains(&high) && low < high,
-            "ropeScaling.lowFrequencyFactor must be less than highFrequencyFactor, and both lie between 0.001 and 1000",
+            &format!("ropeScaling.{}, and both lie between 0.001 and 1000", rules::FREQUENCIES),
         );
         problems.outside("ropeScaling.originalContext", self.original_context, 1 << 20);
     }
