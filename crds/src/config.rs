@@ -98,19 +98,29 @@ impl TrainConfig {
         base: Option<&BaseVersion>,
     ) -> Result<Self, ResolveError> {
         let storage = spec.storage.as_ref().or(default_storage).ok_or(ResolveError::NoStorage)?;
-        let Data { source, format, csv, features, target, text, cast, clean, transform, split } = spec.data.clone();
-        let format =
-            format.or_else(|| Format::of_uri(&source.uri)).ok_or_else(|| ResolveError::NoFormat(source.uri.clone()))?;
         Ok(Self {
             run,
             task: spec.task,
-            data: Data { source, format, csv, features, target, text, cast, clean, transform, split },
+            data: spec.data.resolve()?,
             model: resolve_model(&spec.model, storage, base)?,
             train: resolve_train(&spec.train, spec.task),
             checkpoint: spec.checkpoint.clone(),
             storage: storage.clone(),
             resources: spec.resources.clone(),
         })
+    }
+}
+
+impl Data {
+    /// The same data with nothing left to default.
+    ///
+    /// # Errors
+    /// If the format is neither given nor known by the URI's extension.
+    pub fn resolve(&self) -> Result<Data<Format>, ResolveError> {
+        let Self { source, format, csv, features, target, text, cast, clean, transform, split } = self.clone();
+        let format =
+            format.or_else(|| Format::of_uri(&source.uri)).ok_or_else(|| ResolveError::NoFormat(source.uri.clone()))?;
+        Ok(Data { source, format, csv, features, target, text, cast, clean, transform, split })
     }
 }
 

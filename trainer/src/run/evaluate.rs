@@ -10,25 +10,20 @@ use std::path::{Path, PathBuf};
 
 use datafusion::arrow::record_batch::RecordBatch;
 use stoker_crds::{
-    TrainConfig,
     artifact::{ADAPTER_CONFIG, CONFIG, PREPROCESSOR, TOKENIZER, WEIGHTS},
-    config::RunIdentity,
-    metric::{Metrics, Split},
-    training::{Resources, Storage, Task, model::BaseVersion, storage::STORAGE_ENV_PREFIX},
+    metric::Metrics,
+    training::{Data, Model, Resources, Task, data::Format, storage::STORAGE_ENV_PREFIX},
 };
 
 use self::{answers::Answers, served::ServedModel};
-use super::{
-    RunError, manifest,
-    prepared::{Known, Prepared},
-};
+use super::{RunError, manifest, manifest::Training};
 use crate::{
     artifact::{self, Artifact},
     data::{self, Output, Preprocessor, Scratch, TransformError},
-    model::{Architecture, Predictor, choose_device},
+    model::{Predictor, choose_device},
     server::artifact_uri,
     storage::Access,
-    text::{Tokenizer, Vocabulary},
+    text::{self, Tokenizer, Vocabulary},
     training,
 };
 
@@ -74,21 +69,21 @@ struct ModelOption {
 /// If the data cannot be read, or the model cannot be loaded or does not answer.
 pub async fn run(options: Options) -> Result<(), RunError> {
     let training = manifest::read(&options.file, options.name.as_deref())?;
-    let config = resolve(&training)?;
+    let data = training.spec.data.resolve()?;
     let folder = tempfile::tempdir()
         .map_err(|source| RunError::Io { what: "cannot make a folder for prepared data".into(), source })?;
     let (data_access, scratch) = (Access::local(data_dir(&options)), Scratch::unlimited(folder.path()));
-    if config.task == Task::LanguageModeling {
-        return evaluate_text(&options, &config, &data_access, &scratch).await;
+    if training.spec.task == Task::LanguageModeling {
+        return evaluate_text(&options, &training, &data, &data_access, &scratch).await;
     }
-    let rows = data::held_out(&config.data, config.task, &data_access, &scratch).await?;
+    let rows = data::held_out(&data, training.spec.task, &data_access, &scratch).await?;
     let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
 
     let answers = match (&options.model.url, &options.model.model) {
         (Some(url), _) => {
             let name = options.served_as.as_deref().unwrap_or(&training.name);
             let model = ServedModel::connect(url, name, options.api_key.as_deref()).await?;
-            model.answer(&rows, &config.data.target).await?
+            model.answer(&rows, &data.target).await?
         }
         (None, Some(uri)) => answer(&open_artifact(uri).await?, &rows)?,
         (None, None) => return Err(RunError::Server("say which model: --model or --url".into())),
@@ -100,7 +95,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
 /// Loss and perplexity of a language model on the sequences that training never saw, in the tokens of its own tokenizer.
 async fn evaluate_text(
     options: &Options,
-    config: &TrainConfig,
+    training: &Training,
+    data: &Data<Format>,
     access: &Access,
     scratch: &Scratch,
 ) -> Result<(), RunError> {
@@ -108,22 +104,32 @@ async fn evaluate_text(
         return Err(RunError::Server("a language model is evaluated here, and not over HTTP: give --model".into()));
     };
     let artifact = open_artifact(uri).await?;
-    let prepared = Prepared::of(config, Some(known(&artifact)?), access, scratch, &|_| {}).await?;
-    let (name, tokenizer) = prepared.input_file()?;
-    if *artifact.file(name)? != tokenizer {
+    refuse_adapters(&artifact)?;
+    let predictor = load(&artifact)?;
+    let language = predictor.architecture().tokens()?;
+    // Where the model was started from another one, its tokens were too; else they follow from the data once more.
+    let vocabulary = match training.spec.model {
+        Model::From(_) => {
+            let refused = |error| RunError::Server(format!("the model's {TOKENIZER} cannot be used: {error}"));
+            let tokenizer = Tokenizer::from_json(artifact.file(TOKENIZER)?).map_err(refused)?;
+            Some(Vocabulary { size: language.vocabulary() as usize, tokenizer: Some(tokenizer) })
+        }
+        Model::Transformer(_) | Model::Mlp(_) => None,
+    };
+    let context = language.transformer().context as usize;
+    let corpus = text::prepare(data, context, vocabulary, access, scratch, &|_| {}).await?;
+    if *artifact.file(TOKENIZER)? != corpus.tokenizer.to_json() {
         return Err(RunError::Server(format!(
-            "the model's {name} is not the one that this data and configuration give: name the manifest and the data that \
-             the model was trained with"
+            "the model's {TOKENIZER} is not the one that this data and configuration give: name the manifest and the data \
+             that the model was trained with"
         )));
     }
-    let predictor = load(&artifact)?;
-    let sequences = prepared.split(Split::Test);
-    let metrics = training::evaluate(&predictor, sequences, &|_| {})?.metrics;
-    print(&metrics, sequences.len(), "sequences", options.json)
+    let metrics = training::evaluate(&predictor, &corpus.test, &|_| {})?.metrics;
+    print(&metrics, corpus.test.len(), "sequences", options.json)
 }
 
-/// What is known of the model: a manifest that names one to start from leaves it to that one.
-fn known(artifact: &Artifact) -> Result<Known, RunError> {
+/// Adapters alone are no model.
+fn refuse_adapters(artifact: &Artifact) -> Result<(), RunError> {
     if artifact.file(ADAPTER_CONFIG).is_ok() {
         return Err(RunError::Server(
             "the model is adapters (LoRA) alone, which are not evaluated without the model that they are of: publish it with \
@@ -131,42 +137,12 @@ fn known(artifact: &Artifact) -> Result<Known, RunError> {
                 .into(),
         ));
     }
-    let architecture = Architecture::parse(artifact.file(CONFIG)?)?;
-    let language = architecture.tokens()?;
-    let refused = |error| RunError::Server(format!("the model's {TOKENIZER} cannot be used: {error}"));
-    let tokenizer = Tokenizer::from_json(artifact.file(TOKENIZER)?).map_err(refused)?;
-    let vocabulary = Vocabulary { size: language.vocabulary() as usize, tokenizer: Some(tokenizer) };
-    Ok(Known { context: language.transformer().context as usize, vocabulary })
+    Ok(())
 }
 
 fn load(artifact: &Artifact) -> Result<Predictor, RunError> {
     let device = choose_device(&Resources::default())?;
     Ok(Predictor::load(artifact.file(CONFIG)?, artifact.file(WEIGHTS)?, &device)?)
-}
-
-fn resolve(training: &manifest::Training) -> Result<TrainConfig, RunError> {
-    let identity = RunIdentity {
-        namespace: training.namespace.clone(),
-        training: training.name.clone(),
-        uid: "local".into(),
-        number: 1,
-    };
-    let unused = Storage {
-        uri: "s3://models".into(),
-        secret_name: None,
-        service_account_name: None,
-        persistent_volume_claim: None,
-    };
-    // What is evaluated is the model that is given, whatever it was started from.
-    let base = BaseVersion {
-        training: training.name.clone(),
-        version: 1,
-        uri: unused.uri.clone(),
-        digest: String::new(),
-        secret_name: None,
-        persistent_volume_claim: None,
-    };
-    Ok(TrainConfig::resolve(&training.spec, identity, Some(&unused), Some(&base))?)
 }
 
 fn data_dir(options: &Options) -> &Path {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RunError, Tracker,
-    prepared::{Known, Prepared},
+    prepared::{Prepared, Reads},
 };
 use crate::{
     artifact::{Publication, publish_model},
@@ -72,9 +72,9 @@ impl Pipeline {
     }
 
     async fn prepare(&self, base: Option<&Base>) -> Result<Prepared, RunError> {
-        let known = base.map(|base| Known::of(base, &self.config)).transpose()?;
+        let reads = Reads::of(&self.config, base)?;
         let on_stats = |stats: &_| self.tracker.update(|progress| Clone::clone_from(&mut progress.data, stats));
-        let preparing = Prepared::of(&self.config, known, &self.data, &self.scratch, &on_stats);
+        let preparing = Prepared::of(&self.config, reads, &self.data, &self.scratch, &on_stats);
         let prepared = tokio::select! {
             prepared = preparing => prepared?,
             () = self.stop.cancelled() => return Err(RunError::Stopped),

@@ -12,7 +12,7 @@ use stoker_crds::{
 use super::RunError;
 use crate::{
     artifact::ArtifactError,
-    base::{Base, BaseError},
+    base::Base,
     data::{self, Scratch},
     model::ModelError,
     storage::Access,
@@ -29,52 +29,56 @@ pub(super) enum Prepared {
     Text(Box<Corpus>),
 }
 
-/// What is known of a model that has read text before.
+/// What a model reads.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
-    /// How many tokens it reads at once.
-    pub(super) context: usize,
-    /// Its tokens.
-    pub(super) vocabulary: Vocabulary,
+pub(super) enum Reads {
+    /// Rows of numbers.
+    Rows,
+    /// Sequences of tokens.
+    Tokens {
+        /// How many it reads at once.
+        context: usize,
+        /// Which ones, if it has read text before; else they follow from the data.
+        vocabulary: Option<Vocabulary>,
+    },
 }
 
-impl Known {
-    /// Of a model to start from.
+impl Reads {
+    /// What the model of a run reads; `base` is what it starts from, where it names something.
     ///
     /// # Errors
-    /// If its tokenizer is needed and cannot be used.
-    pub(super) fn of(base: &Base, config: &TrainConfig) -> Result<Self, BaseError> {
-        Ok(Self { context: base.context(), vocabulary: base.vocabulary(config.data.text.as_ref())? })
+    /// If the tokenizer of what it starts from is needed and cannot be used.
+    pub(super) fn of(config: &TrainConfig, base: Option<&Base>) -> Result<Self, RunError> {
+        Ok(match &config.model {
+            Model::Mlp(_) => Self::Rows,
+            Model::Transformer(transformer) => Self::Tokens { context: transformer.context as usize, vocabulary: None },
+            Model::From(_) => {
+                let base = base.ok_or(ModelError::NoBase)?;
+                let vocabulary = base.vocabulary(config.data.text.as_ref())?;
+                Self::Tokens { context: base.context(), vocabulary: Some(vocabulary) }
+            }
+        })
     }
 }
 
 impl Prepared {
-    /// Prepares the data of a run: text for a transformer, a table for anything else. `known` is of a model that is started
-    /// from.
+    /// Prepares data for a model that reads so.
     ///
     /// # Errors
     /// If the data cannot be read or trained on.
     pub(super) async fn of(
         config: &TrainConfig,
-        known: Option<Known>,
+        reads: Reads,
         access: &Access,
         scratch: &Scratch,
         on_stats: &(dyn Fn(&DataStats) + Send + Sync),
     ) -> Result<Self, RunError> {
         let data = &config.data;
-        Ok(match &config.model {
-            Model::Transformer(transformer) => {
-                let context = transformer.context as usize;
-                Self::Text(Box::new(text::prepare(data, context, None, access, scratch, on_stats).await?))
+        Ok(match reads {
+            Reads::Tokens { context, vocabulary } => {
+                Self::Text(Box::new(text::prepare(data, context, vocabulary, access, scratch, on_stats).await?))
             }
-            Model::From(_) => {
-                let Known { context, vocabulary } = known.ok_or(ModelError::NoBase)?;
-                Self::Text(Box::new(text::prepare(data, context, Some(vocabulary), access, scratch, on_stats).await?))
-            }
-            Model::Mlp(_) => {
-                let table = data::prepare(data, config.task, access, scratch, on_stats).await?;
-                Self::Table(Box::new(table))
-            }
+            Reads::Rows => Self::Table(Box::new(data::prepare(data, config.task, access, scratch, on_stats).await?)),
         })
     }
 
