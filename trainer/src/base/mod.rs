@@ -1,5 +1,6 @@
 //! The model that a training starts from: an artifact of Stoker, or a folder of Hugging Face's transformers.
 
+mod adapters;
 mod hugging_face;
 #[cfg(test)]
 mod tests;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{
     Reason,
-    artifact::{ADAPTER_CONFIG, CONFIG, TOKENIZER, WEIGHTS},
+    artifact::{ADAPTER_CONFIG, CONFIG, METRICS, TOKENIZER, WEIGHTS},
     training::{
         Text,
         model::{BaseFormat, BaseModel, Lora},
@@ -78,14 +79,41 @@ pub enum BaseError {
         /// The most bytes that are read.
         most: u64,
     },
-    /// It holds adapters alone.
+    /// It holds adapters alone, and nothing says of which model.
     #[error(
-        "spec.model.from: {uri} holds adapters (LoRA) alone, which cannot be started from: train them with lora.export \
-         Merged, and start from that"
+        "spec.model.from: {uri} holds adapters (LoRA) alone, and nothing that says of which model: add them to their model \
+         (merge_and_unload of peft), and start from that"
     )]
     Adapter {
         /// The folder.
         uri: String,
+    },
+    /// It holds adapters of a model that cannot be read.
+    #[error(
+        "spec.model.from: {uri} holds adapters (LoRA) of {base}, which is read with the same credentials and from the same \
+         volume: {source}. Bring it where these reach, or train the adapters with lora.export Merged and start from that"
+    )]
+    OfAdapters {
+        /// The folder of the adapters.
+        uri: String,
+        /// The folder of the model.
+        base: String,
+        /// Why it cannot be read.
+        source: Box<BaseError>,
+    },
+    /// The model that adapters are of is another one by now.
+    #[error("{uri} is not what it was when the adapters were trained: restore it from a backup")]
+    Changed {
+        /// The folder of the model.
+        uri: String,
+    },
+    /// The metrics of adapters cannot be read.
+    #[error("spec.model.from: the {METRICS} of {uri} cannot be read: {source}; publish the adapters again")]
+    Lineage {
+        /// The folder.
+        uri: String,
+        /// What is wrong with them.
+        source: serde_json::Error,
     },
     /// The files are not those of a model that can be trained on as is wanted.
     #[error("spec.model.from: {uri}: {source}")]
@@ -114,8 +142,11 @@ impl BaseError {
             Self::Storage(error) => error.reason(),
             Self::Artifact(error) => error.reason(),
             Self::Missing { .. } => Reason::DataNotFound,
-            Self::Name { .. } | Self::TooLarge { .. } => Reason::CorruptArtifact,
+            Self::Name { .. } | Self::TooLarge { .. } | Self::Changed { .. } | Self::Lineage { .. } => {
+                Reason::CorruptArtifact
+            }
             Self::Adapter { .. } => Reason::InvalidConfig,
+            Self::OfAdapters { source, .. } => source.reason(),
             Self::Model { source, .. } => source.reason(),
             Self::Tokenizer { source, .. } => source.reason(),
         }
@@ -131,15 +162,14 @@ impl Base {
     pub async fn open(wish: &BaseModel, access: &Access) -> Result<Self, BaseError> {
         let folder = access.open(&wish.uri)?;
         let files = match wish.format {
-            BaseFormat::Artifact => of_artifact(&folder, wish.digest.as_deref()).await?,
+            BaseFormat::Artifact => of_artifact(&folder, wish.digest.as_deref(), access).await?,
             BaseFormat::HuggingFace => hugging_face::read(&folder).await?,
         };
         let Files { digest, config, weights, tokenizer } = files;
         let uri = wish.uri.clone();
         // To compare a large index of tensors takes a moment, in which the progress goes on being answered.
         let wanted = wish.clone();
-        let model = tokio::task::spawn_blocking(move || StartingModel::new(&config, weights, &wanted)).await;
-        let model = model.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+        let model = on_own_thread(move || StartingModel::new(&config, weights, &wanted)).await;
         let model = model.map_err(|source| BaseError::Model { uri: uri.clone(), source: source.into() })?;
         Ok(Self { source: BaseRef { uri, digest }, model, tokenizer })
     }
@@ -202,10 +232,16 @@ struct Files {
     tokenizer: Option<Bytes>,
 }
 
-async fn of_artifact(folder: &Folder, digest: Option<&str>) -> Result<Files, BaseError> {
+/// Runs what computes for long beside what answers.
+async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+}
+
+async fn of_artifact(folder: &Folder, digest: Option<&str>, access: &Access) -> Result<Files, BaseError> {
     let artifact = artifact::open(folder, digest).await?;
     if artifact.file(ADAPTER_CONFIG).is_ok() {
-        return Err(BaseError::Adapter { uri: folder.uri.clone() });
+        return adapters::read(&folder.uri, &artifact, access).await;
     }
     Ok(Files {
         digest: artifact.digest.clone(),

@@ -186,7 +186,7 @@ async fn what_the_model_cannot_be_made_into_is_refused_before_data_are_read() {
 }
 
 #[tokio::test]
-async fn an_artifact_is_verified_and_one_of_adapters_is_refused() {
+async fn an_artifact_is_verified_and_one_of_adapters_must_say_of_which_model() {
     let (config, weights) = model(llama());
     let tokenizer = Tokenizer::bytes().unwrap().to_json().to_vec();
     let files = |names: [&str; 2]| {
@@ -210,9 +210,11 @@ async fn an_artifact_is_verified_and_one_of_adapters_is_refused() {
 
     let bucket = Bucket::new(&[]);
     let folder = Access::local(bucket.0.path()).open("s3://b/base").unwrap();
-    commit(&folder, None, files([ADAPTER_CONFIG, "adapter_model.safetensors"])).await.unwrap();
+    let mut alone = files([ADAPTER_CONFIG, "adapter_model.safetensors"]);
+    alone.push((METRICS.to_owned(), "{}".into()));
+    commit(&folder, None, alone).await.unwrap();
     let (reason, message) = bucket.refusal(json!({"format": "Artifact"})).await;
-    assert!(reason == Reason::InvalidConfig && message.contains("lora.export Merged"), "{message}");
+    assert!(reason == Reason::CorruptArtifact && message.contains("metrics.json of s3://b/base"), "{message}");
 }
 
 #[tokio::test]

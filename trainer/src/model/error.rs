@@ -76,6 +76,9 @@ pub enum ModelError {
     /// `config.json` cannot be read.
     #[error("the model's config.json cannot be read: {0}; publish the model again")]
     Config(#[source] serde_json::Error),
+    /// `adapter_config.json` cannot be read.
+    #[error("the adapters' adapter_config.json cannot be read: {0}; publish them again")]
+    AdapterConfig(#[source] serde_json::Error),
     /// A model that others wrote and this cannot compute.
     #[error("the model's config.json describes a model that cannot be computed here: {0}")]
     HuggingFace(#[from] HuggingFaceError),
@@ -137,9 +140,12 @@ impl ModelError {
             | Self::LoraTarget { .. }
             | Self::Adapter(_)
             | Self::Precision(_) => Reason::InvalidConfig,
-            Self::Config(_) | Self::Weights(_) | Self::Index(_) | Self::Shard { .. } | Self::Mismatch { .. } => {
-                Reason::CorruptArtifact
-            }
+            Self::Config(_)
+            | Self::AdapterConfig(_)
+            | Self::Weights(_)
+            | Self::Index(_)
+            | Self::Shard { .. }
+            | Self::Mismatch { .. } => Reason::CorruptArtifact,
             Self::Width { .. } | Self::NoBase => Reason::Internal,
             Self::Execution(error) => execution_reason(error),
         }

@@ -2,13 +2,17 @@
 
 use burn::tensor::Device;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use stoker_crds::training::model::{BaseModel, Export, Lora};
 
 use super::{
     Adapted, Architecture, LanguageModel, ModelError, Network, Transformer, to_hugging_face_config,
-    weights::{HostTensors, WeightFiles, serialize_for_torch, to_host},
+    weights::{HostTensors, WeightFiles, serialize_for_torch, to_host, to_safetensors},
 };
+
+/// The most columns of A that are read of adapters, as `spec.model.from.lora.rank` has.
+const MAX_RANK: u32 = 1024;
 
 /// The weights of a model as they were read.
 #[derive(Clone, Debug)]
@@ -152,4 +156,38 @@ pub(crate) fn to_peft(model: &Network, lora: &Lora, base: &str) -> Result<(Value
         "inference_mode": true,
     });
     Ok((config, serialize_for_torch(&transformer.adapters_to_host()?)?))
+}
+
+/// What [`to_peft`] says of adapters.
+#[derive(Deserialize)]
+struct Adapters {
+    r: u32,
+    lora_alpha: f64,
+    target_modules: Vec<String>,
+}
+
+/// The weights of a model with the adapters added that [`to_peft`] gave, as a safetensors file of 32-bit floats.
+///
+/// # Errors
+/// If a file is not valid, or the adapters are not those of layers of the model.
+pub(crate) fn merged(
+    config: &[u8],
+    weights: &WeightBytes,
+    description: &[u8],
+    adapters: &[u8],
+) -> Result<Vec<u8>, ModelError> {
+    let Adapters { r: rank, lora_alpha: alpha, target_modules: targets } =
+        serde_json::from_slice(description).map_err(ModelError::AdapterConfig)?;
+    if !(1..=MAX_RANK).contains(&rank) {
+        let problem = format!("r must lie between 1 and {MAX_RANK}, and is {rank}");
+        return Err(ModelError::AdapterConfig(serde::de::Error::custom(problem)));
+    }
+    let architecture = Architecture::parse(config)?;
+    let language = architecture.tokens()?;
+    let (transformer, vocabulary) = (language.transformer(), language.vocabulary() as usize);
+    let model = weights
+        .with_files(|files| Transformer::load(transformer, transformer.context, vocabulary, files, &Device::flex()))?;
+    // What is drawn is replaced.
+    let adapted = model.adapted(&Lora { rank, alpha, targets, export: Export::Merged }, 0);
+    to_safetensors(&Network::Transformer(adapted.with_adapters(adapters)?))
 }

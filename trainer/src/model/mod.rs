@@ -32,7 +32,7 @@ pub use self::{
 };
 pub(crate) use self::{
     device::{GENERATOR, says_out_of_memory},
-    fine_tune::{learned_weights, to_peft, with_adapters},
+    fine_tune::{learned_weights, merged, to_peft, with_adapters},
     predictor::read,
     role::Role,
     transformer::Recompute,

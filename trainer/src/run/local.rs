@@ -217,8 +217,13 @@ mod tests {
         let digest = format!("sha256:{}", base.file_name().unwrap().to_str().unwrap());
         assert_eq!(metrics["lineage"]["base"]["digest"], serde_json::json!(digest));
 
-        let error = workplace.run("nested", serde_json::json!({"from": {"training": {"name": "adapters"}}})).await;
-        assert!(error.unwrap_err().to_string().contains("lora.export Merged"));
+        workplace.run("nested", serde_json::json!({"from": {"training": {"name": "adapters"}}})).await.unwrap();
+        let (files, nested) = workplace.published("nested");
+        assert_eq!(files, whole);
+        let metrics: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(nested.join("metrics.json")).unwrap()).unwrap();
+        let digest = format!("sha256:{}", adapters.file_name().unwrap().to_str().unwrap());
+        assert_eq!(metrics["lineage"]["base"]["digest"], serde_json::json!(digest));
 
         let folder = format!("file://{}", base.display());
         let merged = serde_json::json!({"from": {"huggingFace": {"uri": folder}, "lora": {"rank": 2}, "context": 4}});

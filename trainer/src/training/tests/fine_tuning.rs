@@ -1,12 +1,18 @@
 //! Trainings that start from a model: small random ones, as others would have written them for transformers.
 
+use std::collections::BTreeMap;
+
 use safetensors::SafeTensors;
-use stoker_crds::{artifact::CONFIG, metric::LOSS};
+use stoker_crds::{
+    Reason,
+    artifact::{CONFIG, ModelRef},
+    metric::LOSS,
+};
 
 use super::*;
 use crate::{
-    artifact,
-    base::Base,
+    artifact::{self, Publication, publish_model},
+    base::{Base, BaseError},
     model::{Architecture, Network, Predictor, learned_weights, read},
     training::{TokenBatch, evaluate},
 };
@@ -88,8 +94,33 @@ impl Started {
     }
 
     fn open(&self) -> Base {
+        self.try_open().unwrap()
+    }
+
+    fn try_open(&self) -> Result<Base, BaseError> {
         let stoker_crds::training::Model::From(wish) = &self.config.model else { panic!("a model to start from") };
-        RUNTIME.block_on(Base::open(wish, &Access::local(self.dir.path()))).unwrap()
+        RUNTIME.block_on(Base::open(wish, &Access::local(self.dir.path())))
+    }
+
+    /// Starts from an artifact from here on.
+    fn start_from(&mut self, uri: &str, from: &Value) {
+        let mut model = json!({"uri": uri, "format": "Artifact", "context": CONTEXT});
+        model.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+        self.config.model = serde_json::from_value(json!({ "from": model })).unwrap();
+    }
+
+    fn publish(&self, fitted: &Fitted) -> ModelRef {
+        let base = self.open();
+        let publication = Publication {
+            config: &self.config,
+            fitted,
+            base: Some(base.source()),
+            input: ("tokenizer.json", "{}".into()),
+            evaluations: &BTreeMap::new(),
+            fingerprint: "sha256:of-the-data",
+        };
+        let root = Access::local(self.dir.path()).open("s3://b/models").unwrap();
+        RUNTIME.block_on(publish_model(&root, publication)).unwrap()
     }
 
     fn fit(&self, run: &Run, watch: &Recorder) -> Result<Fitted, TrainError> {
@@ -207,9 +238,10 @@ fn adapters_go_with_precisions_micro_batches_averages_and_activation_checkpointi
 /// largest one at most. What gradient descent makes of that adds up over the steps and stays far below the tolerance.
 #[test]
 fn with_activation_checkpointing_a_model_is_trained_on_with_the_same_losses() {
-    for (spec, from) in [gpt2(), llama()].iter().flat_map(|spec| {
-        [json!({}), json!({"lora": {"rank": 4, "alpha": 64}})].map(|from| (spec, from))
-    }) {
+    for (spec, from) in [gpt2(), llama()]
+        .iter()
+        .flat_map(|spec| [json!({}), json!({"lora": {"rank": 4, "alpha": 64}})].map(|from| (spec, from)))
+    {
         let losses = [false, true].map(|checkpointing| {
             let mut train = whole_batches(0.0, 20);
             train["optimizer"] = json!({"sgd": {"learningRate": 0.5}});
@@ -246,6 +278,48 @@ fn with_adapters_what_they_are_added_to_stays_as_it_was() {
         let is_target = name.ends_with("q_proj.weight") || name.ends_with("v_proj.weight");
         assert_eq!(view.data() != after.tensor(name).unwrap().data(), is_target, "{name}");
     }
+}
+
+#[test]
+fn adapters_alone_are_started_from_as_if_they_had_been_added_to_their_model() {
+    for spec in [gpt2(), llama()] {
+        let lora = json!({"lora": {"rank": 4, "alpha": 8, "export": "Adapter"}});
+        let mut started = Started::new(&spec, 3, lora.clone(), whole_batches(0.05, 5));
+        let mut last = started.base.model().clone();
+        // The second time they are adapters of adapters.
+        for what in ["of a folder", "of adapters"] {
+            let fitted = started.fit(&Run::new(), &Recorder::default()).unwrap();
+            let published = started.publish(&fitted);
+            started.start_from(&published.uri, &lora);
+            let base = started.open();
+            assert_eq!((base.source().digest.as_str(), base.context()), (published.digest.as_str(), CONTEXT));
+            let network = base.load(0, &Device::flex()).unwrap();
+            assert!(to_safetensors(&network).unwrap() == weights(&fitted), "{spec}: those {what} are others");
+            assert!(weights(&fitted) != to_safetensors(&last).unwrap(), "{spec}: nothing was learned {what}");
+            last = network;
+        }
+    }
+}
+
+#[test]
+fn adapters_of_a_model_that_is_gone_or_another_one_by_now_are_refused() {
+    let lora = json!({"lora": {"rank": 4, "alpha": 8, "export": "Adapter"}});
+    let mut started = Started::new(&gpt2(), 3, lora.clone(), whole_batches(0.05, 1));
+    let published = started.publish(&started.fit(&Run::new(), &Recorder::default()).unwrap());
+    started.start_from(&published.uri, &lora);
+    let refusal = |started: &Started| {
+        let error = started.try_open().unwrap_err();
+        (error.reason(), error.to_string())
+    };
+    let file = started.dir.path().join("b/base/model.safetensors");
+    let other = architecture(&gpt2()).init(4, &Device::flex());
+    std::fs::write(&file, to_safetensors(&other).unwrap()).unwrap();
+    let (reason, message) = refusal(&started);
+    assert!(reason == Reason::CorruptArtifact && message.contains("s3://b/base/ is not what it was"), "{message}");
+    assert!(message.contains(&published.uri) && message.contains("lora.export Merged"), "{message}");
+    std::fs::remove_file(file).unwrap();
+    let (reason, message) = refusal(&started);
+    assert!(reason == Reason::DataNotFound && message.contains("s3://b/base/ holds no model.safetensors"), "{message}");
 }
 
 #[test]
