@@ -55,6 +55,11 @@ impl Mlp {
         ops::linear(last, activations).cast(FloatDType::F32)
     }
 
+    /// Whether it sets units to 0 at random when it is trained.
+    pub(super) fn drops_out(&self) -> bool {
+        self.dropout.prob > 0.0
+    }
+
     /// What its weights are kept in.
     pub(super) fn dtype(&self) -> FloatDType {
         self.layers.first().map_or(FloatDType::F32, |layer| layer.weight.val().dtype().into())
@@ -65,7 +70,7 @@ impl Mlp {
             Activation::Sigmoid => activation::sigmoid(x),
             Activation::Tanh => x.tanh(),
             Activation::ReLU => activation::relu(x),
-            Activation::GELU => activation::gelu(x),
+            Activation::GELU => ops::gelu(x),
             Activation::LeakyReLU => activation::leaky_relu(x, LEAKY_SLOPE),
         }
     }

@@ -31,6 +31,14 @@ impl Network {
         }
     }
 
+    /// Whether it sets units to 0 at random when it is trained.
+    pub fn drops_out(&self) -> bool {
+        match self {
+            Self::Mlp(mlp) => mlp.drops_out(),
+            Self::Transformer(transformer) => transformer.drops_out(),
+        }
+    }
+
     /// The model, if it reads rows of numbers.
     ///
     /// # Errors

@@ -58,8 +58,11 @@ impl Backward {
                 Ok(model.transformer()?.loss_by_blocks(tokens, targets, weights, Recompute { dtype, scale, seed }))
             }
             batch => {
-                // The generator's state cannot be saved; a seed of its own for each step makes it part of the position.
-                device.seed(seed);
+                // The generator's state cannot be saved; a seed of its own for each step makes it part of the position. To seed a
+                // GPU is to wait for it.
+                if model.drops_out() {
+                    device.seed(seed);
+                }
                 let copy = (model.dtype() != dtype).then(|| cast(model.clone(), dtype));
                 let loss = batch_loss(copy.as_ref().unwrap_or(model), architecture, batch, device)?;
                 let gradients = scaled(loss.clone(), scale).backward();

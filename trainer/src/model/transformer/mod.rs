@@ -98,6 +98,11 @@ impl Transformer {
         self.vocabulary
     }
 
+    /// Whether it sets units to 0 at random when it is trained.
+    pub(super) fn drops_out(&self) -> bool {
+        self.config.dropout > 0.0
+    }
+
     /// What its weights are kept in.
     pub(super) fn dtype(&self) -> FloatDType {
         self.tokens.val().dtype().into()

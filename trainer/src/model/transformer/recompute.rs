@@ -39,7 +39,7 @@ impl Transformer {
         let angles = self.angles(&tokens);
         let seed = |piece: usize| {
             // To seed a GPU is to wait for it.
-            if self.config.dropout > 0.0 {
+            if self.drops_out() {
                 tokens.device().seed(how.seed.wrapping_add(piece as u64));
             }
         };
