@@ -1,6 +1,6 @@
 //! The model that is served, from its artifact to its answers.
 
-use std::{panic::resume_unwind, path::Path, sync::Arc};
+use std::{iter::successors, panic::resume_unwind, path::Path, sync::Arc};
 
 use axum::body::Bytes;
 use stoker_crds::{
@@ -51,7 +51,7 @@ pub(super) struct ServedModel {
 }
 
 impl ServedModel {
-    /// Fetches and verifies the artifact, loads it, and computes one prediction.
+    /// Fetches and verifies the artifact, loads it, and computes predictions that nobody asked for.
     ///
     /// # Errors
     /// If any of it fails.
@@ -76,7 +76,9 @@ impl ServedModel {
         }
         let predict = move |features: &[f32]| predictor.predict(features);
         let model = Self::new(options, metrics, artifact.digest, preprocessor, predict)?;
-        model.warm_up().await?;
+        // A GPU measures for each power of two of rows which kernel is the fastest, when it first computes that many.
+        let most_rows = if options.gpus > 0 { model.most_rows.min(options.max_batch_size as usize) } else { 1 };
+        model.warm_up(most_rows).await?;
         Ok(model)
     }
 
@@ -117,9 +119,12 @@ impl ServedModel {
     }
 
     /// The first computation is slower than all others; no client is to wait for it.
-    async fn warm_up(&self) -> Result<(), ServeError> {
-        let features = vec![0.0; self.preprocessor.input_width()];
-        self.batcher.predict(features).await.map(drop).map_err(|_| ServeError::WarmUp)
+    async fn warm_up(&self, most_rows: usize) -> Result<(), ServeError> {
+        for rows in successors(Some(1), |rows| (*rows < most_rows).then(|| (rows * 2).min(most_rows))) {
+            let features = vec![0.0; rows * self.preprocessor.input_width()];
+            self.batcher.predict(features).await.map_err(|_| ServeError::WarmUp)?;
+        }
+        Ok(())
     }
 
     /// `sha256:…` of the artifact.
