@@ -32,3 +32,24 @@ need_root() {
 	# shellcheck disable=SC2016 # The user's shell expands them.
 	[[ $EUID == 0 ]] || die "$1 needs root: run "'sudo env PATH="$PATH" HOME="$HOME"'" make $2"
 }
+
+# Installs Debian packages: apt_install PACKAGE...
+apt_install() {
+	command -v apt-get >/dev/null || die "This needs the Debian packages $*, and there is no apt-get: install what they hold by hand."
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@"; } >/dev/null ||
+		die "apt-get could not install $*: mend what it says above (it needs root), or install them by hand."
+}
+
+# What we are compared with, in a Python environment of its own, whose interpreter STOKER_PEER names; anew when what is
+# required changes.
+install_peers() {
+	local peer=$STOKER_CACHE/peer required=bench/peer/requirements.txt
+	export STOKER_PEER=$peer/bin/python
+	cmp --silent "$required" "$peer/requirements.txt" && return
+	# Debian's python3 alone makes no environments.
+	python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+	say "Installing PyTorch, transformers, Polars and pandas (once, some gigabytes)"
+	python3 -m venv "$peer"
+	"$peer/bin/pip" install --quiet --disable-pip-version-check --requirement "$required"
+	cp "$required" "$peer/requirements.txt"
+}

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Compares our transformers with Hugging Face's: the same weights must give the same logits, both ways.
+"""Compares our transformers with Hugging Face's, and our adapters with its peft's: scripts/test-hugging-face runs this.
 
-    pip install torch transformers safetensors peft
-    python3 trainer/tests/hugging_face.py make DIR     # small random models of theirs, in DIR/theirs
-    STOKER_PEER_MODELS=DIR cargo test --release --workspace --lib --features stoker-trainer/peer models_of_transformers
-                                                       # compares them, and writes models of ours to DIR/ours, merged
-                                                       # with adapters too, and adapters alone to DIR/adapters
-    python3 trainer/tests/hugging_face.py check DIR    # loads those in transformers and in peft, and compares
+    hugging_face.py make DIR     # small random models of theirs, in DIR/theirs
+    hugging_face.py check DIR    # loads those of ours in DIR/ours, and the adapters in DIR/adapters, and compares
+
+Between them, the tests of trainer/src/model/transformer/tests/hugging_face.rs compare the former here, and write the latter.
+Each folder holds tokens and the logits that its own side computes, in logits.json.
 """
 
 import json
@@ -16,6 +15,7 @@ import sys
 import peft
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 VOCABULARY = 99
 # Of the largest logit: a few hundred products in 32-bit floats per layer, added in another order, are off by a tenth.
@@ -93,6 +93,7 @@ def check(root):
 
 
 if __name__ == "__main__":
+    logging.disable_progress_bar()
     commands = {"make": make, "check": check}
     if len(sys.argv) != 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)

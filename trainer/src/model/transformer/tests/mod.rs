@@ -1,8 +1,7 @@
 //! Small transformers of each family, computed on the CPU.
 
+mod hugging_face;
 mod lora;
-#[cfg(feature = "peer")]
-mod peer;
 mod recompute;
 mod weights;
 
