@@ -251,7 +251,7 @@ fn with_activation_checkpointing_a_model_is_trained_on_with_the_same_losses() {
             watch.seen().values(Split::Train, LOSS)
         });
         let [kept, computed_again] = &losses;
-        assert!(kept[19] < kept[0] - 0.005, "{spec} {from}: nothing is learned: {kept:?}");
+        assert!(kept[19] < kept[0] - 0.001, "{spec} {from}: nothing is learned: {kept:?}");
         for (kept, again) in kept.iter().zip(computed_again) {
             assert!((kept - again).abs() < 1e-5, "{spec} {from}: {losses:?}");
         }
