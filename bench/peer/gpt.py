@@ -5,6 +5,7 @@
 
 import contextlib
 import glob
+import os
 import re
 
 import torch
@@ -17,6 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import steps
 
 END_OF_TEXT = "<|endoftext|>"
+# The most bytes of a document; the trainer cuts a longer one in two.
+LONGEST = 4 << 20
 
 
 class Attention(nn.Module):
@@ -89,12 +92,13 @@ class Gpt(nn.Module):
 
 
 def read(data):
-    """All tokens, and the size of the vocabulary. Documents end at blank lines, and each with a token of its own."""
+    """All tokens, and the size of the vocabulary. Each file is a document, without blank lines around it, and ends with a
+    token of its own."""
+    assert data["text"]["documents"]["endAt"] == "File", "documents end elsewhere than at the ends of files"
     paths = sorted(glob.glob(data["source"]["uri"].removeprefix("file://")))
-    texts = [open(path, encoding="utf-8").read() for path in paths]
-    documents = [document.rstrip() for text in texts for document in re.split(r"\n\s*\n", text) if document.strip()]
-    order = torch.randperm(len(documents)).tolist()
-    documents = [documents[index] for index in order]
+    assert all(os.path.getsize(path) <= LONGEST for path in paths), "the trainer cuts a file in two"
+    texts = [open(path, encoding="utf-8-sig", newline="").read().rstrip() for path in paths]
+    documents = [re.sub(r"\A\s*\n", "", text) for text in texts if text]
     tokenizer = data["text"]["tokenizer"]
     if "bytes" in tokenizer:
         encoded, end, vocabulary = (list(document.encode()) for document in documents), 256, 257

@@ -18,7 +18,7 @@ use stoker_e2e::{Error, Result};
 
 use super::{
     Options,
-    peer::{self, Mode, Trained, threads},
+    peer::{Mode, Peer, Trained, threads},
 };
 use crate::{
     output::{Output, Table, number},
@@ -143,9 +143,9 @@ impl Figures {
 /// # Errors
 /// If one side fails, or trains on other samples, or reaches another loss than the other.
 pub(super) async fn run(tasks: impl IntoIterator<Item = Task>, options: &Options, output: &mut Output) -> Result<()> {
-    let mut all = Vec::new();
+    let (peer, mut all) = (Peer::new(options)?, Vec::new());
     for task in tasks {
-        all.push((compare(&task, options).await?, task.target));
+        all.push((compare(&task, &peer, options.repetitions).await?, task.target));
     }
     report(all, output)
 }
@@ -175,21 +175,21 @@ pub(super) fn report(all: impl IntoIterator<Item = (Figures, Target)>, output: &
 ///
 /// # Errors
 /// If one side fails, or they train on different samples.
-pub(super) async fn compare(task: &Task, options: &Options) -> Result<Figures> {
+pub(super) async fn compare(task: &Task, peer: &Peer, repetitions: u32) -> Result<Figures> {
     let folder = trainer::temporary()?;
     let prepared = Prepared::new(&task.config, folder.path()).await?;
-    let eager = fastest(task, &prepared, false, options).await?;
-    let compiled = fastest(task, &prepared, true, options).await?;
+    let eager = fastest(task, &prepared, false, peer).await?;
+    let compiled = fastest(task, &prepared, true, peer).await?;
     let (mut ours, mut theirs): (Vec<Trained>, [Vec<Trained>; 2]) = Default::default();
-    for number in 1..=options.repetitions {
-        eprintln!("{}: repetition {number} of {} …", task.name, options.repetitions);
+    for number in 1..=repetitions {
+        eprintln!("{}: repetition {number} of {repetitions} …", task.name);
         ours.push(prepared.stoker(task.warm_up).await?);
         for (mode, all) in [eager, compiled].into_iter().zip(&mut theirs) {
-            all.push(prepared.peer(task, mode, options).await?);
+            all.push(prepared.peer(task, mode, peer).await?);
         }
     }
-    for peer in theirs.iter().flatten() {
-        same_samples(&ours, peer)?;
+    for run in theirs.iter().flatten() {
+        same_samples(&ours, run)?;
     }
     let speed =
         |runs: &[Trained]| Speed::of(runs.iter().map(|run| run.steps_per_second * task.units_per_step).collect());
@@ -225,19 +225,17 @@ fn mean_loss<'a>(runs: impl IntoIterator<Item = &'a Trained>) -> f64 {
 }
 
 /// The mode of PyTorch that takes a tenth of the steps in the least time: on one thread, or on all.
-async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, options: &Options) -> Result<Mode> {
+async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, peer: &Peer) -> Result<Mode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     // On a GPU the threads of the CPU do not matter.
-    let most = if options.gpu { 1 } else { cores };
+    let most = if peer.on_gpu { 1 } else { cores };
     let mut tried = Vec::new();
     for threads in BTreeSet::from([1, most]) {
         let mode = Mode { is_compiled, threads };
         eprintln!("{}: PyTorch {mode} …", task.name);
         let few = prepared.shortened(task)?;
-        tried.push((
-            peer::train(options, task.script, (&few, &prepared.weights), mode, task.warm_up.min(3)).await?,
-            mode,
-        ));
+        let trained = peer.train(task.script, (&few, &prepared.weights), mode, task.warm_up.min(3)).await?;
+        tried.push((trained, mode));
     }
     let best = tried.into_iter().max_by(|(a, _), (b, _)| a.steps_per_second.total_cmp(&b.steps_per_second));
     best.map(|(_, mode)| mode).ok_or_else(|| Error::Unexpected("PyTorch was not tried".into()))
@@ -272,8 +270,8 @@ impl Prepared {
         trainer::write(&path, &config).map(|()| path)
     }
 
-    pub(super) async fn peer(&self, task: &Task, mode: Mode, options: &Options) -> Result<Trained> {
-        peer::train(options, task.script, (&self.file, &self.weights), mode, task.warm_up).await
+    pub(super) async fn peer(&self, task: &Task, mode: Mode, peer: &Peer) -> Result<Trained> {
+        peer.train(task.script, (&self.file, &self.weights), mode, task.warm_up).await
     }
 
     /// One run of the trainer. A language model is not evaluated on all that it has read: its loss is the mean of its

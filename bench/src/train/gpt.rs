@@ -13,7 +13,7 @@ use stoker_e2e::{Error, Result};
 use super::{
     Options,
     compare::{self, Prepared, Target, Task},
-    peer::Mode,
+    peer::{Mode, Peer},
     vocabulary,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 const TEXT: &str = "datasets/opticks/opticks.txt";
-/// How often the text is repeated for a GPU, which is through with it sooner than it is warm.
+/// How many copies of the text there are for a GPU, which is through with one sooner than it is warm.
 const COPIES: usize = 20;
 /// GPT-2's parameters, those of positions left out, which are only looked up.
 const GPT2_PARAMETERS: f64 = 123.7e6;
@@ -69,10 +69,10 @@ pub(super) async fn on_cpu(options: &Options, output: &mut Output) -> Result<()>
             warm_up: 3,
         },
     ];
-    let text = examples::folder()?.join(TEXT);
+    let (text, peer) = (examples::folder()?.join(TEXT), Peer::new(options)?);
     let mut tasks = Vec::new();
     for size in sizes.into_iter().filter(|size| size.name.contains(&options.only)) {
-        check(&size, &text, options, output).await?;
+        check(&size, &text, &peer, output).await?;
         let config = config(&size, &text, json!({"bytes": {}}), json!({"steps": size.steps}))?;
         tasks.push(task(&size, "bytes", config));
     }
@@ -115,14 +115,14 @@ struct Check<'a> {
 }
 
 /// From the same weights, with the same sequences in each step, so that their order does not matter.
-async fn check(size: &Size, text: &Path, options: &Options, output: &mut Output) -> Result<()> {
+async fn check(size: &Size, text: &Path, peer: &Peer, output: &mut Output) -> Result<()> {
     let folder = trainer::temporary()?;
     let batch = one_batch(size, text, folder.path())?;
     let config = config(size, &batch, json!({"bytes": {}}), json!({"epochs": CHECKED}))?;
     let task = Task { warm_up: 0, ..task(size, "bytes", config.clone()) };
     let prepared = Prepared::new(&config, folder.path()).await?;
     let ours = prepared.stoker(0).await?.losses;
-    let theirs = prepared.peer(&task, Mode { is_compiled: false, threads: 1 }, options).await?.losses;
+    let theirs = prepared.peer(&task, Mode { is_compiled: false, threads: 1 }, peer).await?.losses;
     let apart = ours.iter().zip(&theirs).map(|(our, peer)| ((our - peer) / peer).abs()).fold(0.0, f64::max);
     let check = Check { model: size.name, losses: &ours, peer_losses: &theirs, largest_difference: apart };
     output.record("same steps", &check)?;
@@ -154,16 +154,18 @@ struct Utilization {
 /// If one side fails for another reason than memory, or they differ.
 pub(super) async fn on_gpu(options: &Options, output: &mut Output) -> Result<()> {
     let folder = trainer::temporary()?;
-    let (text, tokenizer) = (folder.path().join("text.txt"), folder.path().join("tokenizer.json"));
-    let once = examples::folder()?.join(TEXT);
-    let read = fs::read_to_string(&once).map_err(|source| Error::File { path: once, source })?;
-    fs::write(&text, [read.as_str(); COPIES].join("\n\n"))
-        .map_err(|source| Error::File { path: text.clone(), source })?;
+    let tokenizer = folder.path().join("tokenizer.json");
     trainer::write(&tokenizer, &vocabulary::tokenizer())?;
+    let text = examples::folder()?.join(TEXT);
+    for number in 1..=COPIES {
+        let copy = folder.path().join(format!("{number}.txt"));
+        fs::copy(&text, &copy).map_err(|source| Error::File { path: copy, source })?;
+    }
+    let copies = folder.path().join("*.txt");
 
-    let mut batch = options.gpu_batch;
+    let (mut batch, peer) = (options.gpu_batch, Peer::new(options)?);
     let figures = loop {
-        match compare::compare(&gpt2(batch, &text, &tokenizer)?, options).await {
+        match compare::compare(&gpt2(batch, &copies, &tokenizer)?, &peer, options.repetitions).await {
             Err(error) if batch > 1 && is_out_of_memory(&error) => {
                 eprintln!("{batch} sequences do not fit into the GPU's memory: trying with half as many");
                 batch /= 2;
@@ -207,6 +209,7 @@ fn operations_per_token(parameters: f64, layers: f64, width: f64, context: f64) 
     6.0 * parameters + 12.0 * layers * width * context
 }
 
+/// A training on files, each of which is one document: so both sides have the same tokens.
 fn config(size: &Size, text: &Path, tokenizer: Value, train: Value) -> Result<TrainConfig> {
     let mut model = size.model.clone();
     model["context"] = size.context.into();
@@ -218,7 +221,8 @@ fn config(size: &Size, text: &Path, tokenizer: Value, train: Value) -> Result<Tr
         "task": "LanguageModeling",
         "data": {
             "source": {"uri": format!("file://{}", text.display())},
-            "text": {"tokenizer": tokenizer},
+            "clean": {"duplicates": "Keep"},
+            "text": {"tokenizer": tokenizer, "documents": {"endAt": "File"}},
             "split": {"train": 1.0, "validation": 0.0, "test": 0.0},
         },
         "model": {"transformer": model},

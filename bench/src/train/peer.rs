@@ -1,11 +1,17 @@
 //! The peer's side: programs in Python, each of which answers with a line of JSON.
 
-use std::{fmt, path::Path, process::Command};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use stoker_e2e::{Error, Result, checkout, command};
+use tempfile::TempDir;
 
 use super::Options;
+use crate::trainer;
 
 const FOLDER: &str = "bench/peer";
 
@@ -40,32 +46,48 @@ pub(super) struct Trained {
     pub(super) samples: u64,
 }
 
-/// Trains by PyTorch what a file configures, from the weights of another file on.
-///
-/// # Errors
-/// If PyTorch is not there, or the training fails.
-pub(super) async fn train(
-    options: &Options,
-    script: &str,
-    (config, weights): (&Path, &Path),
-    mode: Mode,
-    warm_up: u64,
-) -> Result<Trained> {
-    let mut python = python(options, script)?;
-    python.arg(config).arg("--weights").arg(weights);
-    python.args(["--threads", &mode.threads.to_string(), "--warm-up", &warm_up.to_string()]);
-    python.args(mode.is_compiled.then_some("--compile"));
-    python.args(options.gpu.then_some("--device=cuda"));
-    answer(python).await
+/// The Python that runs the programs.
+pub(super) struct Peer {
+    python: PathBuf,
+    pub(super) on_gpu: bool,
+    /// What `torch.compile` has made, for the next time in the same benchmark: of a run that was ended halfway, parts might
+    /// be missing.
+    compiled: TempDir,
 }
 
-/// One of the programs.
-pub(super) fn python(options: &Options, script: &str) -> Result<Command> {
-    let mut python = Command::new(&options.peer);
-    python.arg(checkout::path(FOLDER).join(script));
-    // What is compiled once is kept.
-    python.env("TORCHINDUCTOR_CACHE_DIR", options.cache.join("inductor"));
-    Ok(python)
+impl Peer {
+    /// # Errors
+    /// If there is no room for temporary files.
+    pub(super) fn new(options: &Options) -> Result<Self> {
+        Ok(Self { python: options.peer.clone(), on_gpu: options.gpu, compiled: trainer::temporary()? })
+    }
+
+    /// Trains by PyTorch what a file configures, from the weights of another file on.
+    ///
+    /// # Errors
+    /// If PyTorch is not there, or the training fails.
+    pub(super) async fn train(
+        &self,
+        script: &str,
+        (config, weights): (&Path, &Path),
+        mode: Mode,
+        warm_up: u64,
+    ) -> Result<Trained> {
+        let mut python = self.program(script);
+        python.arg(config).arg("--weights").arg(weights);
+        python.args(["--threads", &mode.threads.to_string(), "--warm-up", &warm_up.to_string()]);
+        python.args(mode.is_compiled.then_some("--compile"));
+        python.args(self.on_gpu.then_some("--device=cuda"));
+        answer(python).await
+    }
+
+    /// One of the programs.
+    pub(super) fn program(&self, script: &str) -> Command {
+        let mut python = Command::new(&self.python);
+        python.arg(checkout::path(FOLDER).join(script));
+        python.env("TORCHINDUCTOR_CACHE_DIR", self.compiled.path());
+        python
+    }
 }
 
 /// What it says in its last line.

@@ -7,7 +7,12 @@ use serde_json::json;
 use stoker_crds::{ModelTrainingSpec, progress::Stage};
 use stoker_e2e::{Error, Result};
 
-use super::{Options, compare::Speed, csv, peer};
+use super::{
+    Options,
+    compare::Speed,
+    csv,
+    peer::{self, Peer},
+};
 use crate::{
     output::{Output, Table, number},
     trainer::{self, Trainer},
@@ -69,16 +74,16 @@ impl Figures {
 pub(crate) async fn run(options: &Options, output: &mut Output) -> Result<()> {
     let mut table = Table::new(["", "rows/s", "rows read", "rows kept", "peak MiB", "to reach"]);
     let [small, large] = SIZES;
-    let path = csv::file(&options.cache, small)?;
+    let (peer, path) = (Peer::new(options)?, csv::file(&options.cache, small)?);
     let (mut stoker, mut polars, mut pandas, mut rows_read) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for number in 1..=options.repetitions {
         eprintln!("1 GB of rows: repetition {number} of {} …", options.repetitions);
         let (prepared, read) = by_stoker(&path).await?;
         stoker.push(prepared);
         rows_read = read;
-        polars.push(by_peer(options, "polars", &path).await?);
+        polars.push(by_peer(&peer, "polars", &path).await?);
         if number == 1 {
-            pandas.push(by_peer(options, "pandas", &path).await?);
+            pandas.push(by_peer(&peer, "pandas", &path).await?);
         }
     }
     let all = [("Stoker", &stoker), ("Polars", &polars), ("pandas", &pandas)];
@@ -108,9 +113,9 @@ pub(crate) async fn run(options: &Options, output: &mut Output) -> Result<()> {
     }
 }
 
-async fn by_peer(options: &Options, library: &str, path: &Path) -> Result<Prepared> {
+async fn by_peer(peer: &Peer, library: &str, path: &Path) -> Result<Prepared> {
     warm(path)?;
-    let mut python = peer::python(options, "prepare.py")?;
+    let mut python = peer.program("prepare.py");
     python.arg(library).arg(path);
     peer::answer(python).await
 }
