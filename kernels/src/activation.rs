@@ -7,7 +7,7 @@ use crate::{
     dispatch::{Fused, run},
     math::{normal, sigmoid, vectorized},
     reference,
-    storage::{BLOCK, combine, contiguous, map, map_pairs, tensor},
+    storage::{BLOCK, combine, contiguous, map_pairs, map_twice, tensor},
 };
 
 /// √(2/π) and the factor of x³, of the approximation with tanh.
@@ -57,48 +57,41 @@ enum Gelu {
 }
 
 impl Fused<1> for Gelu {
+    /// The derivative, for which the forward has the exponential at hand; it takes the place of x.
     type Saved = FlexTensor;
 
     fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, FlexTensor) {
         let x = contiguous(x);
-        let output = match self {
-            Self::Exact => map(&x, exact),
-            Self::Tanh => map(&x, with_tanh),
-        };
-        (output, x)
+        match self {
+            Self::Exact => map_twice(x, exact),
+            Self::Tanh => map_twice(x, with_tanh),
+        }
     }
 
-    fn backward(self, x: FlexTensor, gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
-        [Some(match self {
-            Self::Exact => combine(gradient, &x, exact_backward),
-            Self::Tanh => combine(gradient, &x, with_tanh_backward),
-        })]
+    fn backward(self, derivative: FlexTensor, gradient: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        [Some(combine(
+            gradient,
+            &derivative,
+            #[inline(always)]
+            |gradient, derivative| gradient * derivative,
+        ))]
     }
 }
 
+/// The function and its derivative.
 #[inline(always)]
-fn exact(x: f32) -> f32 {
-    x * normal(x).0
-}
-
-#[inline(always)]
-fn exact_backward(gradient: f32, x: f32) -> f32 {
+fn exact(x: f32) -> (f32, f32) {
     let (distribution, density) = normal(x);
-    gradient * (distribution + x * density)
+    (x * distribution, distribution + x * density)
 }
 
-/// (1 + tanh(u)) / 2 = σ(2u).
+/// The function and its derivative: (1 + tanh(u)) / 2 = σ(2u).
 #[inline(always)]
-fn with_tanh(x: f32) -> f32 {
-    x * sigmoid(twice_argument(x.clamp(-SATURATED, SATURATED))).0
-}
-
-#[inline(always)]
-fn with_tanh_backward(gradient: f32, x: f32) -> f32 {
-    let x = x.clamp(-SATURATED, SATURATED);
-    let (rising, falling) = sigmoid(twice_argument(x));
-    let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-    gradient * (rising + x * rising * falling * slope)
+fn with_tanh(x: f32) -> (f32, f32) {
+    let bounded = x.clamp(-SATURATED, SATURATED);
+    let (rising, falling) = sigmoid(twice_argument(bounded));
+    let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * bounded * bounded);
+    (x * rising, rising + bounded * rising * falling * slope)
 }
 
 #[inline(always)]

@@ -9,9 +9,9 @@ use rayon::prelude::{IndexedParallelIterator, IntoParallelRefIterator, ParallelI
 use crate::{
     dispatch::{Fused, run},
     math::{exponentials, vectorized},
-    matrix::{Before, Matrix, MatrixMut, Threads},
+    matrix::{Before, Matrix, MatrixMut, Threads, product},
     reference,
-    storage::{BLOCK, contiguous, dims, readable, scaled, strided, swapped, tensor},
+    storage::{BLOCK, contiguous, dims, readable, scaled, strided, swapped, tensor, zeros},
 };
 
 /// Logits that stand in memory at once: 16 MiB of them.
@@ -194,17 +194,15 @@ impl LinearCrossEntropy {
         let (values, strides) = strided(weight);
         let weight = Matrix::new(values, [vocabulary, width], strides);
         let chunk = chunk_rows(vocabulary, self.logits);
-        let mut logits = vec![0.0; chunk.min(count) * vocabulary];
-        let mut hidden_gradient = needed[0].then(|| vec![0.0; count * width]);
+        let mut hidden_gradient = needed[0].then(|| zeros(count * width));
         let mut weight_gradient = needed[1].then(|| WeightGradient::new([weight_rows, width], strides));
         let mut loss = 0.0;
         for (index, rows) in rows.chunks(chunk).enumerate() {
             let place = index * chunk * width..(index * chunk + rows.len()) * width;
             let hidden = Matrix::rows(&hidden.storage::<f32>()[place.clone()], [rows.len(), width]);
-            let (logits, shape) = (&mut logits[..rows.len() * vocabulary], [rows.len(), vocabulary]);
-            MatrixMut::rows(logits, shape).product(Before::Overwritten, 1.0, hidden, weight.transposed(), Threads::All);
-            loss += losses(rows, logits, vocabulary, needed != [false; 2]);
-            let gradient = Matrix::rows(logits, shape);
+            let mut logits = product(hidden, weight.transposed(), None);
+            loss += losses(rows, &mut logits, vocabulary, needed != [false; 2]);
+            let gradient = Matrix::rows(&logits, [rows.len(), vocabulary]);
             if let Some(values) = &mut hidden_gradient {
                 let place = MatrixMut::rows(&mut values[place], [rows.len(), width]);
                 place.product(Before::Overwritten, 1.0, gradient, weight, Threads::All);
@@ -241,7 +239,7 @@ struct WeightGradient {
 impl WeightGradient {
     fn new(shape: [usize; 2], weight_strides: [usize; 2]) -> Self {
         let [rows, columns] = shape;
-        Self { values: vec![0.0; rows * columns], shape, by_columns: weight_strides[0] < weight_strides[1] }
+        Self { values: zeros(rows * columns), shape, by_columns: weight_strides[0] < weight_strides[1] }
     }
 
     /// The first rows.

@@ -6,7 +6,7 @@ use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSlice, P
 use crate::{
     dispatch::{Fused, run},
     math::vectorized,
-    matrix::{Before, Matrix, MatrixMut, Threads, product},
+    matrix::{Matrix, product},
     reference,
     storage::{contiguous, dims, tensor},
 };
@@ -97,11 +97,8 @@ fn gradients([x, weight]: Saved, gradient: &FlexTensor) -> [Option<FlexTensor>; 
     });
     let of_weight = x.map(|x| {
         let inputs = width(&x);
-        let mut values = vec![0.0; inputs * outputs];
         let transposed = Matrix::rows(x.storage(), [rows, inputs]).transposed();
-        let place = MatrixMut::rows(&mut values, [inputs, outputs]);
-        place.product(Before::Overwritten, 1.0, transposed, left, Threads::All);
-        tensor(values, [inputs, outputs])
+        tensor(product(transposed, left, None), [inputs, outputs])
     });
     [of_x, of_weight]
 }

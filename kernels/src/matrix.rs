@@ -1,18 +1,20 @@
-//! Matrix products on parts of slices, by the crate `gemm`, which burn's flex uses too.
+//! Matrix products on parts of slices, by the crate `gemm`, which burn's flex uses too; and vectors that several threads write.
 //!
 //! The only unsafe code of this crate. `gemm` takes pointers, sizes and strides; [`Matrix`] and [`MatrixMut`] check on
 //! construction that every element lies in their slice, and [`MatrixMut`] that no two are the same.
 
-use std::mem::MaybeUninit;
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use gemm::Parallelism;
-use rayon::prelude::{IntoParallelIterator, ParallelIterator};
+use rayon::prelude::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator, ParallelSliceMut};
 
 /// The fewest multiplications that are worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 19;
-/// The fewest rows of a part of a product, and the fewest columns of a product in parts. `gemm` takes other ways for smaller
-/// matrices, whose sums round otherwise; so the numbers would depend on how many parts there are.
-const PART: [usize; 2] = [96, 3];
+/// A product is in parts along its longer side. `gemm` takes other ways for small matrices, whose sums round otherwise, so the
+/// numbers would depend on how many parts there are; not so if one side is longer than this, and the other one than two.
+const SMALL: usize = 64;
+/// The shortest side of a part: as many numbers as `gemm` computes at a time.
+const SHORTEST: usize = 32;
 
 /// A matrix that is read: the element at (row, column) is `values[row · strides[0] + column · strides[1]]`.
 #[derive(Clone, Copy)]
@@ -22,27 +24,35 @@ pub(crate) struct Matrix<'a> {
     strides: [usize; 2],
 }
 
-/// A matrix that is written.
+/// A matrix that is written, which can be divided among threads.
 pub(crate) struct MatrixMut<'a> {
-    values: &'a mut [f32],
-    shape: [usize; 2],
-    strides: [usize; 2],
+    place: Place,
+    slice: PhantomData<&'a mut [f32]>,
 }
 
 /// What becomes of the numbers that a product is written over.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Before {
+#[derive(Clone, Copy)]
+pub(crate) enum Before<'a> {
     Overwritten,
     Added,
+    /// The product is added to these, one for each column, in each row. The columns must lie together.
+    Offset(&'a [f32]),
 }
 
-/// Who computes a product. The numbers are the same: `gemm` gives each thread whole elements.
+/// Who computes a product. The numbers are the same.
 #[derive(Clone, Copy)]
 pub(crate) enum Threads {
     /// The calling thread.
     One,
     /// The threads of the current rayon pool.
     All,
+}
+
+/// A side of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Rows,
+    Columns,
 }
 
 impl<'a> Matrix<'a> {
@@ -63,18 +73,18 @@ impl<'a> Matrix<'a> {
         Self::new(values, shape, [shape[1], 1])
     }
 
-    /// Some of its rows: so many, from `first` on.
-    ///
-    /// # Panics
-    /// If it has fewer.
-    fn some_rows(self, first: usize, rows: usize) -> Self {
-        let Self { values, shape: [_, columns], strides } = self;
-        Self::new(values.get(first * strides[0]..).unwrap_or_default(), [rows, columns], strides)
-    }
-
     pub(crate) fn transposed(self) -> Self {
         let Self { values, shape: [rows, columns], strides: [row, column] } = self;
         Self { values, shape: [columns, rows], strides: [column, row] }
+    }
+
+    /// Some of its rows, or of its columns.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    fn part(self, side: Side, range: &Range<usize>) -> Self {
+        let start = range.start * self.strides[side as usize];
+        Self::new(self.values.get(start..).unwrap_or_default(), side.shortened(self.shape, range), self.strides)
     }
 }
 
@@ -86,7 +96,7 @@ impl<'a> MatrixMut<'a> {
     pub(crate) fn new(values: &'a mut [f32], shape: [usize; 2], strides: [usize; 2]) -> Self {
         assert!(span(shape, strides) <= values.len(), "a matrix {shape:?} by {strides:?} exceeds its slice");
         assert!(is_distinct(shape, strides), "elements of a matrix {shape:?} by {strides:?} coincide");
-        Self { values, shape, strides }
+        Self { place: Place { start: values.as_mut_ptr(), shape, strides }, slice: PhantomData }
     }
 
     /// The whole slice, row after row.
@@ -97,67 +107,33 @@ impl<'a> MatrixMut<'a> {
         Self::new(values, shape, [shape[1], 1])
     }
 
+    /// Matrices of so many columns each, side by side; the last may have fewer.
+    pub(crate) fn into_columns(self, width: usize) -> impl Iterator<Item = Self> {
+        let [_, columns] = self.place.shape;
+        let starts = (0..columns).step_by(width.max(1));
+        starts.map(move |start| {
+            let place = self.place.part(Side::Columns, &(start..columns.min(start + width.max(1))));
+            Self { place, slice: PhantomData }
+        })
+    }
+
+    /// Some of its rows.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    pub(crate) fn some_rows(&mut self, range: &Range<usize>) -> MatrixMut<'_> {
+        MatrixMut { place: self.place.part(Side::Rows, range), slice: PhantomData }
+    }
+
     /// Writes `scale · left · right`.
     ///
     /// # Panics
     /// If the shapes do not fit.
     #[expect(unsafe_code, reason = "`gemm` takes pointers")]
-    pub(crate) fn product(self, before: Before, scale: f32, left: Matrix<'_>, right: Matrix<'_>, threads: Threads) {
-        let [rows, columns] = self.shape;
-        let [_, depth] = left.shape;
-        assert_eq!([left.shape, right.shape], [[rows, depth], [depth, columns]], "shapes of a product");
-        let parallelism = match threads {
-            Threads::One => Parallelism::None,
-            Threads::All => Parallelism::Rayon(0),
-        };
-        // SAFETY: by the constructor's checks every place lies in the slice, and no two are the same; the slice is borrowed
-        // mutably, so neither of the others overlaps it.
-        unsafe { write_product(self.values.as_mut_ptr(), self.strides, before, scale, left, right, parallelism) };
-    }
-}
-
-/// Writes `scale · left · right` to places that need not have been written before, unless it is added to what is there.
-///
-/// # Safety
-/// At these strides, from `out` on, there must be a place of its own for each element, which nothing else reads or writes; and
-/// the columns of `left` must be as many as the rows of `right`.
-#[expect(unsafe_code, reason = "`gemm` takes pointers")]
-unsafe fn write_product(
-    out: *mut f32,
-    strides: [usize; 2],
-    before: Before,
-    scale: f32,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    parallelism: Parallelism,
-) {
-    let ([rows, depth], [_, columns]) = (left.shape, right.shape);
-    let [out_row, out_column] = strides.map(signed);
-    let [left_row, left_column] = left.strides.map(signed);
-    let [right_row, right_column] = right.strides.map(signed);
-    // SAFETY: what is written is the caller's promise; what is read lies in the slices by the constructors' checks.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            depth,
-            out,
-            out_column,
-            out_row,
-            before == Before::Added,
-            left.values.as_ptr(),
-            left_column,
-            left_row,
-            right.values.as_ptr(),
-            right_column,
-            right_row,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    pub(crate) fn product(self, before: Before<'_>, scale: f32, left: Matrix<'_>, right: Matrix<'_>, threads: Threads) {
+        // SAFETY: by the constructor's checks every element lies in the slice, and no two are the same; the slice is borrowed
+        // mutably, so nothing else reads or writes them, and they were written before.
+        unsafe { self.place.product(before, scale, left, right, threads) };
     }
 }
 
@@ -166,55 +142,185 @@ unsafe fn write_product(
 ///
 /// # Panics
 /// If the shapes do not fit.
-#[expect(unsafe_code, reason = "`gemm` takes pointers, and what it writes need not be written before")]
+#[expect(unsafe_code, reason = "what `gemm` writes need not be written before")]
 pub(crate) fn product(left: Matrix<'_>, right: Matrix<'_>, offsets: Option<&[f32]>) -> Vec<f32> {
-    let ([rows, depth], [right_depth, columns]) = (left.shape, right.shape);
-    assert_eq!(depth, right_depth, "shapes of a product");
-    assert!(offsets.is_none_or(|offsets| offsets.len() == columns), "offsets of a product");
+    let ([rows, _], [_, columns]) = (left.shape, right.shape);
     let count = rows.saturating_mul(columns);
-    let mut values = Vec::with_capacity(count);
-    let write = |(first, place): (usize, &mut [MaybeUninit<f32>])| {
-        let rows = place.len() / columns;
-        if let Some(offsets) = offsets {
-            place.chunks_exact_mut(columns).for_each(|row| {
-                row.write_copy_of_slice(offsets);
-            });
-        }
-        let before = if offsets.is_some() { Before::Added } else { Before::Overwritten };
-        let (out, left) = (place.as_mut_ptr().cast::<f32>(), left.some_rows(first, rows));
-        // SAFETY: the place is as many rows of `columns` numbers as `left` has here. What is added to was written above.
-        unsafe { write_product(out, [columns, 1], before, 1.0, left, right, Parallelism::None) };
-    };
-    let place = &mut values.spare_capacity_mut()[..count];
-    match parts([rows, columns], depth) {
-        _ if count == 0 => {}
-        1 => write((0, place)),
-        parts => split(place, [rows, columns], parts).into_par_iter().for_each(write),
+    let mut values: Vec<f32> = Vec::with_capacity(count);
+    let start = values.spare_capacity_mut()[..count].as_mut_ptr().cast();
+    let place = Place { start, shape: [rows, columns], strides: [columns, 1] };
+    let before = offsets.map_or(Before::Overwritten, Before::Offset);
+    // SAFETY: the elements lie in the capacity one after another, and nothing is added to what they were. `gemm` writes all of
+    // them; without depth, it writes 0, or they keep their offsets.
+    unsafe {
+        place.product(before, 1.0, left, right, Threads::All);
+        values.set_len(count);
     }
-    // SAFETY: `gemm` has written every element of each part, and the parts are the whole; without depth, it writes 0.
+    values
+}
+
+/// A vector of so many numbers, written by blocks on all threads of the current rayon pool; nothing is written before. For each
+/// block, `write` gets the next of the items and the block's place, which it gives back with numbers in it.
+///
+/// # Panics
+/// If there are fewer items than blocks, or another slice is given back.
+#[expect(unsafe_code, reason = "nothing is written before")]
+pub(crate) fn written<I: IndexedParallelIterator>(
+    count: usize,
+    block: usize,
+    items: I,
+    write: impl Fn(I::Item, &mut [MaybeUninit<f32>]) -> &mut [f32] + Sync,
+) -> Vec<f32> {
+    let mut values: Vec<f32> = Vec::with_capacity(count);
+    let places = values.spare_capacity_mut()[..count].par_chunks_mut(block.max(1));
+    assert!(items.len() >= places.len(), "{} items for {} blocks", items.len(), places.len());
+    places.zip(items).for_each(|(place, item)| {
+        let asked = (place.as_ptr().cast::<f32>(), place.len());
+        let written = write(item, place);
+        assert_eq!((written.as_ptr(), written.len()), asked, "another slice was written");
+    });
+    // SAFETY: each block was given back as a slice of numbers, so they are there.
     unsafe { values.set_len(count) };
     values
 }
 
-/// In how many parts a product is computed.
-fn parts([rows, columns]: [usize; 2], depth: usize) -> usize {
-    let [fewest_rows, fewest_columns] = PART;
-    let work = rows.saturating_mul(columns).saturating_mul(depth);
-    if work < WORTH_A_THREAD || columns < fewest_columns {
-        return 1;
-    }
-    rayon::current_num_threads().min(rows / fewest_rows).max(1)
+/// Where a matrix is written: the element at (row, column) is `row · strides[0] + column · strides[1]` numbers after the start.
+#[derive(Clone, Copy)]
+struct Place {
+    start: *mut f32,
+    shape: [usize; 2],
+    strides: [usize; 2],
 }
 
-/// The rows in so many parts of about the same size: the first row of each, and its place.
-fn split<T>(mut rest: &mut [T], [rows, columns]: [usize; 2], parts: usize) -> Vec<(usize, &mut [T])> {
-    let starts = (0..parts).map(|part| [part, part + 1].map(|part| part * rows / parts));
-    let parts = starts.map(|[start, end]| {
-        let (part, others) = std::mem::take(&mut rest).split_at_mut((end - start) * columns);
-        rest = others;
-        (start, part)
-    });
-    parts.collect()
+// SAFETY: it is only written to by `Place::product`, whose caller has the elements for itself.
+#[expect(unsafe_code, reason = "a pointer is none of these by itself")]
+unsafe impl Send for Place {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "a pointer is none of these by itself")]
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// Some of its rows, or of its columns.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    fn part(self, side: Side, range: &Range<usize>) -> Self {
+        let start = self.start.wrapping_add(range.start * self.strides[side as usize]);
+        Self { start, shape: side.shortened(self.shape, range), strides: self.strides }
+    }
+
+    /// Writes `scale · left · right`.
+    ///
+    /// # Safety
+    /// Every element must have memory of its own, which nothing else reads or writes meanwhile. Unless it is overwritten or
+    /// offset, it must have been written before.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    #[expect(unsafe_code, reason = "`gemm` takes pointers")]
+    unsafe fn product(self, before: Before<'_>, scale: f32, left: Matrix<'_>, right: Matrix<'_>, threads: Threads) {
+        let ([rows, columns], [_, depth]) = (self.shape, left.shape);
+        assert_eq!([left.shape, right.shape], [[rows, depth], [depth, columns]], "shapes of a product");
+        if let Before::Offset(offsets) = before {
+            assert!(offsets.len() == columns && self.strides[1] == 1, "offsets of a product");
+        }
+        let (side, count) = match threads {
+            Threads::One => (Side::Rows, 1),
+            Threads::All => parts(self.shape, depth),
+        };
+        if count == 1 {
+            // SAFETY: the caller's promise, and the shapes were compared.
+            return unsafe { self.whole_product(before, scale, left, right) };
+        }
+        let length = self.shape[side as usize];
+        (0..count).into_par_iter().for_each(|index| {
+            let range = index * length / count..(index + 1) * length / count;
+            let (place, before) = (self.part(side, &range), before.part(side, &range));
+            let (left, right) = match side {
+                Side::Rows => (left.part(side, &range), right),
+                Side::Columns => (left, right.part(side, &range)),
+            };
+            // SAFETY: as above; the parts have no element in common.
+            unsafe { place.whole_product(before, scale, left, right) };
+        });
+    }
+
+    /// [`Self::product`] on the calling thread.
+    ///
+    /// # Safety
+    /// As there; and the shapes must fit.
+    #[expect(unsafe_code, reason = "`gemm` takes pointers")]
+    unsafe fn whole_product(self, before: Before<'_>, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
+        let ([rows, depth], [_, columns]) = (left.shape, right.shape);
+        if let Before::Offset(offsets) = before {
+            for row in 0..rows {
+                // SAFETY: there are as many offsets as columns, which lie together: these are the elements of a row.
+                unsafe { self.start.add(row * self.strides[0]).copy_from_nonoverlapping(offsets.as_ptr(), columns) };
+            }
+        }
+        let [out_row, out_column] = self.strides.map(signed);
+        let [left_row, left_column] = left.strides.map(signed);
+        let [right_row, right_column] = right.strides.map(signed);
+        // SAFETY: what is written is the caller's promise; what is read lies in the slices by the constructors' checks.
+        unsafe {
+            gemm::gemm(
+                rows,
+                columns,
+                depth,
+                self.start,
+                out_column,
+                out_row,
+                !matches!(before, Before::Overwritten),
+                left.values.as_ptr(),
+                left_column,
+                left_row,
+                right.values.as_ptr(),
+                right_column,
+                right_row,
+                1.0,
+                scale,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    }
+}
+
+impl Before<'_> {
+    /// What it is for some of the rows, or of the columns.
+    fn part(self, side: Side, range: &Range<usize>) -> Self {
+        match (self, side) {
+            (Self::Offset(offsets), Side::Columns) => Self::Offset(&offsets[range.clone()]),
+            (same, _) => same,
+        }
+    }
+}
+
+impl Side {
+    /// The shape of a part.
+    ///
+    /// # Panics
+    /// If the whole has less.
+    fn shortened(self, mut shape: [usize; 2], range: &Range<usize>) -> [usize; 2] {
+        let length = &mut shape[self as usize];
+        assert!(range.start <= range.end && range.end <= *length, "{range:?} of {length} {self:?}");
+        *length = range.len();
+        shape
+    }
+}
+
+/// Along which side, and in how many parts, a product is computed.
+fn parts([rows, columns]: [usize; 2], depth: usize) -> (Side, usize) {
+    let (side, longer, shorter) =
+        if rows >= columns { (Side::Rows, rows, columns) } else { (Side::Columns, columns, rows) };
+    let work = longer.saturating_mul(shorter).saturating_mul(depth);
+    if work < WORTH_A_THREAD || shorter <= 2 {
+        return (side, 1);
+    }
+    let shortest = if shorter > SMALL { SHORTEST } else { SMALL + SHORTEST };
+    (side, rayon::current_num_threads().min(longer / shortest).max(1))
 }
 
 /// How long a slice must be to hold all elements.
@@ -245,96 +351,4 @@ fn signed(stride: usize) -> isize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Small integers, so that products are exact and comparisons need no tolerance.
-    fn integers(count: usize) -> Vec<f32> {
-        (0..count).map(|index| ((index * 7) % 11) as f32 - 5.0).collect()
-    }
-
-    #[test]
-    fn a_product_is_scaled_and_added_at_the_strides_of_its_place() {
-        let (left, right) = (integers(3 * 5), integers(4 * 5));
-        let mut out = [1.0; 3 * 10];
-        let place = MatrixMut::new(&mut out[2..], [3, 4], [10, 1]);
-        let (left, right) = (Matrix::rows(&left, [3, 5]), Matrix::rows(&right, [4, 5]).transposed());
-        place.product(Before::Added, 2.0, left, right, Threads::One);
-        for (row, numbers) in out.chunks(10).enumerate() {
-            for (column, number) in numbers.iter().enumerate() {
-                let term = |depth: usize| left.values[row * 5 + depth] * right.values[(column - 2) * 5 + depth];
-                let inside = (2..6).contains(&column);
-                let expected = 1.0 + if inside { 2.0 * (0..5).map(term).sum::<f32>() } else { 0.0 };
-                assert_eq!(*number, expected, "row {row}, column {column}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_product_in_parts_is_that_of_all_rows_with_and_without_offsets() {
-        for [rows, depth, columns] in [[3, 5, 4], [1, 7, 1], [0, 2, 3], [4, 0, 3], [301, 60, 40], [1000, 300, 2]] {
-            let (left, right, offsets) = (integers(rows * depth), integers(depth * columns), integers(columns));
-            let expected = |row: usize, column: usize| {
-                let terms = (0..depth).map(|inner| left[row * depth + inner] * right[inner * columns + column]);
-                terms.sum::<f32>()
-            };
-            for offset in [None, Some(&offsets[..])] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads can be started");
-                let [a, b] = [Matrix::rows(&left, [rows, depth]), Matrix::rows(&right, [depth, columns])];
-                let found = pool.install(|| product(a, b, offset));
-                assert_eq!(found.len(), rows * columns);
-                for (index, number) in found.into_iter().enumerate() {
-                    let (row, column) = (index / columns, index % columns);
-                    assert_eq!(number, expected(row, column) + offset.map_or(0.0, |offsets| offsets[column]));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn parts_are_of_about_the_same_size_and_no_smaller_than_their_fewest_rows() {
-        for rows in [96, 97, 191, 192, 1000, 2048] {
-            let count = parts([rows, 1 << 10], 1 << 10);
-            let mut places = vec![0; rows];
-            let parts = split(&mut places, [rows, 1], count);
-            assert!(parts.iter().all(|(_, part)| part.len() >= PART[0]), "{rows} rows in {count} parts");
-            assert_eq!(parts.iter().map(|(_, part)| part.len()).sum::<usize>(), rows);
-        }
-        assert_eq!([parts([1 << 20, 2], 1 << 10), parts([1 << 10, 3], 1)], [1; 2]);
-    }
-
-    #[test]
-    fn what_was_there_before_is_forgotten_unless_added_even_with_nothing_to_sum() {
-        let mut out = vec![f32::NAN; 4];
-        let nothing = Matrix::rows(&[], [2, 0]);
-        let product = MatrixMut::rows(&mut out, [2, 2]);
-        product.product(Before::Overwritten, 1.0, nothing, Matrix::rows(&[], [0, 2]), Threads::One);
-        assert_eq!(out, [0.0; 4]);
-    }
-
-    #[test]
-    #[should_panic(expected = "exceeds its slice")]
-    fn a_matrix_that_exceeds_its_slice_is_refused() {
-        Matrix::new(&[0.0; 8], [3, 3], [3, 1]);
-    }
-
-    #[test]
-    #[should_panic(expected = "exceeds its slice")]
-    fn a_matrix_whose_size_overflows_is_refused() {
-        Matrix::new(&[0.0; 8], [usize::MAX, 2], [2, 1]);
-    }
-
-    #[test]
-    #[should_panic(expected = "coincide")]
-    fn a_matrix_that_would_be_written_twice_in_a_place_is_refused() {
-        MatrixMut::new(&mut [0.0; 9], [3, 3], [2, 1]);
-    }
-
-    #[test]
-    #[should_panic(expected = "shapes of a product")]
-    fn a_product_whose_shapes_do_not_fit_is_refused() {
-        let numbers = [0.0; 6];
-        let (left, right) = (Matrix::rows(&numbers, [2, 3]), Matrix::rows(&numbers, [2, 3]));
-        MatrixMut::rows(&mut [0.0; 6], [2, 3]).product(Before::Added, 1.0, left, right, Threads::One);
-    }
-}
+mod tests;

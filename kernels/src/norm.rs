@@ -6,6 +6,7 @@ use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSlice, P
 use crate::{
     dispatch::{Fused, run},
     math::{sum, sum_pairs, vectorized},
+    matrix::written,
     reference,
     storage::{contiguous, dims, tensor},
 };
@@ -122,22 +123,22 @@ impl Norm {
         let (x, gain) = (contiguous(x), contiguous(gain));
         let bias = bias.map_or_else(|| tensor(vec![0.0; width], [width]), contiguous);
         let (x_values, gain_values, bias) = (x.storage::<f32>(), gain.storage::<f32>(), bias.storage::<f32>());
-        let mut output = vec![0.0; x_values.len()];
         let mut rows = vec![Row::default(); x_values.len() / width.max(1)];
         let block = ROWS * width.max(1);
-        output.par_chunks_mut(block).zip(x_values.par_chunks(block)).zip(rows.par_chunks_mut(ROWS)).for_each(
-            |((output, x), rows)| {
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for ((output, x), row) in output.chunks_mut(width).zip(x.chunks(width)).zip(rows) {
-                            *row = self.row(x);
-                            row.apply(x, gain_values, bias, output);
-                        }
-                    },
-                );
-            },
-        );
+        let blocks = x_values.par_chunks(block).zip(rows.par_chunks_mut(ROWS));
+        let output = written(x_values.len(), block, blocks, |(x, rows), output| {
+            let output = output.write_copy_of_slice(x);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (values, row) in output.chunks_mut(width).zip(rows) {
+                        *row = self.row(values);
+                        row.apply(values, gain_values, bias);
+                    }
+                },
+            );
+            output
+        });
         (tensor(output, x.layout().shape().clone()), Saved { x, gain, rows })
     }
 
@@ -205,9 +206,9 @@ impl Row {
     }
 
     #[inline(always)]
-    fn apply(self, x: &[f32], gain: &[f32], bias: &[f32], output: &mut [f32]) {
-        for (((output, x), gain), bias) in output.iter_mut().zip(x).zip(gain).zip(bias) {
-            *output = self.normalized(*x) * gain + bias;
+    fn apply(self, values: &mut [f32], gain: &[f32], bias: &[f32]) {
+        for ((value, gain), bias) in values.iter_mut().zip(gain).zip(bias) {
+            *value = self.normalized(*value) * gain + bias;
         }
     }
 }

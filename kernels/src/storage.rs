@@ -6,10 +6,12 @@ use burn::{
 };
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSlice, ParallelSliceMut};
 
-use crate::math::vectorized;
+use crate::{math::vectorized, matrix::written};
 
 /// Elements that a thread takes at a time: 64 KiB, so that a block stays in the nearest caches.
 pub(crate) const BLOCK: usize = 16 * 1024;
+/// Elements that are gone through twice: two such blocks fit into the nearest cache.
+const NEAR: usize = 2 * 1024;
 
 /// The same numbers in row-major order, filling their storage; without a copy if they do already.
 ///
@@ -36,6 +38,17 @@ pub(crate) fn strided<const D: usize>(tensor: &FlexTensor) -> (&[f32], [usize; D
     (values, std::array::from_fn(|dimension| layout.strides()[dimension].unsigned_abs()))
 }
 
+/// So many zeros, written on all threads.
+pub(crate) fn zeros(count: usize) -> Vec<f32> {
+    static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
+    if count <= BLOCK {
+        return vec![0.0; count];
+    }
+    written(count, BLOCK, rayon::iter::repeat_n((), count.div_ceil(BLOCK)), |(), place| {
+        place.write_copy_of_slice(&ZEROS[..place.len()])
+    })
+}
+
 /// A tensor of numbers in row-major order.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
@@ -52,31 +65,33 @@ pub(crate) fn swapped(tensor: FlexTensor, a: usize, b: usize) -> FlexTensor {
     tensor.with_layout(layout)
 }
 
-/// A function of each number of a [`contiguous`] tensor.
+/// Two functions of each number of a [`contiguous`] tensor; the second is written over it, unless others hold it too.
 ///
 /// The function must be `#[inline(always)]`, as for [`vectorized`].
-pub(crate) fn map(x: &FlexTensor, function: impl Fn(f32) -> f32 + Sync) -> FlexTensor {
-    let x_values = x.storage::<f32>();
-    let mut values = vec![0.0; x_values.len()];
-    values.par_chunks_mut(BLOCK).zip(x_values.par_chunks(BLOCK)).for_each(|(out, x)| {
+pub(crate) fn map_twice(mut x: FlexTensor, function: impl Fn(f32) -> (f32, f32) + Sync) -> (FlexTensor, FlexTensor) {
+    let x_values = x.storage_mut::<f32>();
+    let values = written(x_values.len(), NEAR, x_values.par_chunks_mut(NEAR), |x, out| {
+        let out = out.write_copy_of_slice(x);
         vectorized(
             #[inline(always)]
-            || out.iter_mut().zip(x).for_each(|(out, x)| *out = function(*x)),
+            || out.iter_mut().zip(x).for_each(|(out, x)| (*out, *x) = function(*out)),
         );
+        out
     });
-    tensor(values, x.layout().shape().clone())
+    (tensor(values, x.layout().shape().clone()), x)
 }
 
-/// A function of each two numbers of two [`contiguous`] tensors, as [`map`].
+/// A function of each two numbers of two [`contiguous`] tensors, as [`map_twice`].
 pub(crate) fn map_pairs(a: &FlexTensor, b: &FlexTensor, function: impl Fn(f32, f32) -> f32 + Sync) -> FlexTensor {
     let (a_values, b_values) = (a.storage::<f32>(), b.storage::<f32>());
-    let mut values = vec![0.0; a_values.len()];
-    let pairs = a_values.par_chunks(BLOCK).zip(b_values.par_chunks(BLOCK));
-    values.par_chunks_mut(BLOCK).zip(pairs).for_each(|(out, (a, b))| {
+    let pairs = a_values.par_chunks(NEAR).zip(b_values.par_chunks(NEAR));
+    let values = written(a_values.len(), NEAR, pairs, |(a, b), out| {
+        let out = out.write_copy_of_slice(a);
         vectorized(
             #[inline(always)]
-            || out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (a, b))| *out = function(*a, *b)),
+            || out.iter_mut().zip(b).for_each(|(out, b)| *out = function(*out, *b)),
         );
+        out
     });
     tensor(values, a.layout().shape().clone())
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
+use rayon::prelude::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator, ParallelSliceMut};
 
 use super::{Heads, Shape, TILE, whole};
 use crate::{
@@ -33,10 +33,20 @@ struct Tile {
     visible: usize,
 }
 
-/// The gradients of a key head, `[keys, width]` and `[keys, value width]`.
-struct KeyGradients<'a> {
-    key: &'a mut [f32],
-    value: &'a mut [f32],
+/// The places of the gradients: of each head of each batch one, `[rows, width]`.
+#[derive(Default)]
+pub(super) struct Places<'a> {
+    pub(super) query: Vec<MatrixMut<'a>>,
+    pub(super) key: Vec<MatrixMut<'a>>,
+    pub(super) value: Vec<MatrixMut<'a>>,
+}
+
+/// The places of the gradients of a key head.
+struct KeyGradients<'a, 'b> {
+    key: &'b mut MatrixMut<'a>,
+    value: &'b mut MatrixMut<'a>,
+    /// What is there: nothing before the first tile, which sees all keys.
+    before: Before<'static>,
 }
 
 /// Memory for a tile: the probabilities, and their gradients.
@@ -47,39 +57,34 @@ struct Scratch {
 }
 
 impl Context<'_> {
-    /// Of query, key and value, each as `[batch, heads, rows, width]`.
-    pub(super) fn gradients(self) -> [Vec<f32>; 3] {
-        let Shape { batch, heads, key_heads, queries, keys, width, value_width } = self.shape;
-        let mut query = vec![0.0; batch * heads * queries * width];
-        let mut key = vec![0.0; batch * key_heads * keys * width];
-        let mut value = vec![0.0; batch * key_heads * keys * value_width];
-        // Where one has no numbers, so has the output, or the others get no gradient.
-        if !query.is_empty() && !value.is_empty() {
-            let queries = query.par_chunks_mut(self.shape.group() * queries * width);
-            let keys = key.par_chunks_mut(keys * width).zip(value.par_chunks_mut(keys * value_width));
-            queries.zip(keys).enumerate().for_each_init(Scratch::default, |scratch, (index, (query, (key, value)))| {
-                self.key_head([index / key_heads, index % key_heads], query, KeyGradients { key, value }, scratch);
-            });
-        }
-        [query, key, value]
+    /// Writes them. Where one of the inputs has no numbers, and so no places, the others get no gradient.
+    pub(super) fn write(self, mut places: Places<'_>) {
+        let key_heads = self.shape.key_heads;
+        let keys = places.key.par_iter_mut().zip(&mut places.value);
+        let heads = places.query.par_chunks_mut(self.shape.group().max(1)).zip(keys).enumerate();
+        heads.for_each_init(Scratch::default, |scratch, (index, (query, (key, value)))| {
+            let key = KeyGradients { key, value, before: Before::Overwritten };
+            self.key_head([index / key_heads, index % key_heads], query, key, scratch);
+        });
     }
 
-    /// For one key head; `query` is `[heads of the group, queries, width]`.
+    /// For one key head, and the heads that it serves.
     fn key_head(
         self,
         [batch, key_head]: [usize; 2],
-        query: &mut [f32],
-        mut key: KeyGradients<'_>,
+        query: &mut [MatrixMut<'_>],
+        mut key: KeyGradients<'_, '_>,
         scratch: &mut Scratch,
     ) {
-        let Shape { queries, keys, width, .. } = self.shape;
+        let keys = self.shape.keys;
         scratch.probabilities.resize(TILE * keys, 0.0);
         scratch.gradients.resize(TILE * keys, 0.0);
-        for (index, query) in query.chunks_mut(queries * width).enumerate() {
+        for (index, query) in query.iter_mut().enumerate() {
             let head = key_head * self.shape.group() + index;
-            for (queries, query) in self.shape.tiles().zip(query.chunks_mut(TILE * width)) {
-                let visible = self.shape.visible(queries.end - 1);
+            for queries in self.shape.tiles().rev() {
+                let (visible, query) = (self.shape.visible(queries.end - 1), query.some_rows(&queries));
                 self.tile(&Tile { batch, head, queries, visible }, query, &mut key, scratch);
+                key.before = Before::Added;
             }
         }
     }
@@ -88,12 +93,12 @@ impl Context<'_> {
     fn tile(
         self,
         tile: &Tile,
-        query_gradient: &mut [f32],
-        key_gradients: &mut KeyGradients<'_>,
+        query_gradient: MatrixMut<'_>,
+        key_gradients: &mut KeyGradients<'_, '_>,
         scratch: &mut Scratch,
     ) {
         let Tile { batch, head, visible, .. } = *tile;
-        let Shape { width, value_width, .. } = self.shape;
+        let KeyGradients { key: of_key, value: of_value, before } = key_gradients;
         let key_head = head / self.shape.group();
         let (rows, scale) = (tile.queries.len(), self.shape.scale());
         let [query, key, value] = self.inputs;
@@ -112,12 +117,11 @@ impl Context<'_> {
 
         let probabilities = Matrix::rows(probabilities, shape).transposed();
         let score_gradients = Matrix::rows(score_gradients, shape);
-        let place = MatrixMut::rows(key_gradients.value, [visible, value_width]);
-        place.product(Before::Added, 1.0, probabilities, gradient, Threads::One);
-        let place = MatrixMut::rows(query_gradient, [rows, width]);
-        place.product(Before::Overwritten, scale, score_gradients, key, Threads::One);
-        let place = MatrixMut::rows(key_gradients.key, [visible, width]);
-        place.product(Before::Added, scale, score_gradients.transposed(), query, Threads::One);
+        query_gradient.product(Before::Overwritten, scale, score_gradients, key, Threads::One);
+        let of_value = of_value.some_rows(&(0..visible));
+        of_value.product(*before, 1.0, probabilities, gradient, Threads::One);
+        let of_key = of_key.some_rows(&(0..visible));
+        of_key.product(*before, scale, score_gradients.transposed(), query, Threads::One);
     }
 
     /// Turns scores into probabilities p, and the gradients g of the probabilities into those of the scores:

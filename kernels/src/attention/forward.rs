@@ -6,6 +6,7 @@ use super::{Heads, Shape, TILE, whole};
 use crate::{
     math::{exponentials, update, vectorized},
     matrix::{Before, Matrix, MatrixMut, Threads},
+    storage::zeros,
 };
 
 /// Some queries of a batch, and the places of their results.
@@ -21,7 +22,7 @@ struct Tile<'a> {
 
 /// The output, `[batch, queries, heads, value width]`, and the logarithms of the sums, `[batch, queries, heads]`.
 pub(super) fn run(shape: Shape, inputs: [Heads<'_>; 3]) -> (Vec<f32>, Vec<f32>) {
-    let mut output = vec![0.0; shape.batch * shape.queries * shape.heads * shape.value_width];
+    let mut output = zeros(shape.batch * shape.queries * shape.heads * shape.value_width);
     let mut log_sums = vec![0.0; shape.batch * shape.queries * shape.heads];
     let tiles = tiles(shape, &mut output, &mut log_sums);
     tiles.into_par_iter().for_each_init(Vec::new, |scores, tile| {

@@ -6,17 +6,16 @@ mod projected;
 
 use std::ops::Range;
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
-use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
-
+use self::backward::Places;
 pub use self::projected::causal_self_attention;
 use crate::{
     dispatch::{Fused, run},
     math::LANES,
-    matrix::Matrix,
+    matrix::{Matrix, MatrixMut},
     reference,
-    storage::{dims, readable, strided, swapped, tensor, with_rows},
+    storage::{dims, readable, strided, swapped, tensor, with_rows, zeros},
 };
+use burn::{backend::flex::FlexTensor, tensor::Tensor};
 
 /// Queries whose scores are computed at a time. Half a tile per query is computed in vain, above the diagonal; fewer
 /// queries make slower products.
@@ -93,12 +92,20 @@ impl Fused<3> for CausalAttention {
             log_sums: &saved.log_sums,
             gradient: Heads::new(&gradient),
         };
-        let [query, key, value] = context.gradients();
         let Shape { batch, heads, key_heads, queries, keys, width, value_width } = shape;
+        let mut query = zeros(batch * queries * heads * width);
+        let mut key = zeros(batch * keys * key_heads * width);
+        let mut value = zeros(batch * keys * key_heads * value_width);
+        context.write(Places {
+            query: heads_mut(&mut query, queries, [heads, width]),
+            key: heads_mut(&mut key, keys, [key_heads, width]),
+            value: heads_mut(&mut value, keys, [key_heads, value_width]),
+        });
+        let gradient = |values, shape| Some(swapped(tensor(values, shape), 1, 2));
         [
-            Some(interleaved(query, [batch, heads, queries, width])),
-            Some(interleaved(key, [batch, key_heads, keys, width])),
-            Some(interleaved(value, [batch, key_heads, keys, value_width])),
+            gradient(query, [batch, queries, heads, width]),
+            gradient(key, [batch, keys, key_heads, width]),
+            gradient(value, [batch, keys, key_heads, value_width]),
         ]
     }
 }
@@ -133,7 +140,7 @@ impl Shape {
     }
 
     /// The queries of each tile.
-    fn tiles(self) -> impl Iterator<Item = Range<usize>> {
+    fn tiles(self) -> impl DoubleEndedIterator<Item = Range<usize>> {
         (0..self.queries).step_by(TILE).map(move |first| first..self.queries.min(first + TILE))
     }
 }
@@ -177,16 +184,8 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// From `[batch, heads, rows, width]` in memory to the same in the order `[batch, rows, heads, width]`.
-fn interleaved(values: Vec<f32>, [batch, heads, rows, width]: [usize; 4]) -> FlexTensor {
-    let mut ordered = vec![0.0; values.len()];
-    if !ordered.is_empty() {
-        ordered.par_chunks_mut(heads * width).with_min_len(TILE).enumerate().for_each(|(index, row)| {
-            for (head, place) in row.chunks_mut(width).enumerate() {
-                let start = ((index / rows * heads + head) * rows + index % rows) * width;
-                place.copy_from_slice(&values[start..][..width]);
-            }
-        });
-    }
-    swapped(tensor(ordered, [batch, rows, heads, width]), 1, 2)
+/// The heads of each batch, `[rows, width]`: of `[batch, rows, heads, width]` in memory.
+fn heads_mut(values: &mut [f32], rows: usize, [heads, width]: [usize; 2]) -> Vec<MatrixMut<'_>> {
+    let batches = values.chunks_mut((rows * heads * width).max(1));
+    batches.flat_map(|batch| MatrixMut::rows(batch, [rows, heads * width]).into_columns(width)).collect()
 }

@@ -3,13 +3,17 @@
 use burn::{backend::flex::FlexTensor, tensor::Tensor};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
 
-use super::{Heads, Shape, TILE, backward, forward};
+use super::{
+    Heads, Shape, TILE,
+    backward::{self, Places},
+    forward, heads_mut,
+};
 use crate::{
     dispatch::{Fused, on_flex, run},
     math::vectorized,
     reference,
     rotation::{check, turn},
-    storage::{contiguous, dims, tensor},
+    storage::{contiguous, dims, tensor, zeros},
 };
 
 /// [`causal_attention`](crate::causal_attention) of a sequence to itself: `[batch, length, heads · width]`.
@@ -77,8 +81,7 @@ impl Fused<1> for CausalSelfAttention {
         let shape = self.shape;
         let mut projected = contiguous(projected);
         if let Some(angles) = &self.angles {
-            let rows = projected.storage_mut::<f32>().par_chunks_mut(row(shape).max(1)).with_min_len(TILE);
-            rows.enumerate().for_each(|(index, row)| turn_heads(row, shape, angles, index % shape.queries, 1.0));
+            turn_rows(projected.storage_mut(), shape, angles, 1.0);
         }
         let (output, log_sums) = forward::run(shape, inputs(&projected, shape));
         let output = tensor(output, [shape.batch, shape.queries, shape.heads * shape.width]);
@@ -97,16 +100,12 @@ impl Fused<1> for CausalSelfAttention {
             log_sums: &saved.log_sums,
             gradient: output(gradient.storage()),
         };
-        let parts = context.gradients();
-        let mut values = vec![0.0; shape.batch * shape.queries * row(shape)];
-        let rows = values.par_chunks_mut(row(shape).max(1)).with_min_len(TILE).enumerate();
-        rows.for_each(|(index, row)| {
-            gather(row, shape, &parts, index);
-            if let Some(angles) = &angles {
-                // The transpose of a rotation turns back.
-                turn_heads(row, shape, angles, index % shape.queries, -1.0);
-            }
-        });
+        let mut values = zeros(shape.batch * shape.queries * row(shape));
+        context.write(places(&mut values, shape));
+        if let Some(angles) = &angles {
+            // The transpose of a rotation turns back.
+            turn_rows(&mut values, shape, angles, -1.0);
+        }
         [Some(tensor(values, [shape.batch, shape.queries, row(shape)]))]
     }
 }
@@ -122,6 +121,28 @@ fn inputs(projected: &FlexTensor, shape: Shape) -> [Heads<'_>; 3] {
     starts.map(|head| Heads::within(projected.storage(), shape, row(shape), head * shape.width))
 }
 
+/// The places of the gradients in that of the projection.
+fn places(values: &mut [f32], shape: Shape) -> Places<'_> {
+    let Shape { heads, key_heads, queries, width, .. } = shape;
+    let mut places = Places::default();
+    let all = heads + 2 * key_heads;
+    for (index, head) in heads_mut(values, queries, [all, width]).into_iter().enumerate() {
+        let part = match index % all {
+            index if index < heads => &mut places.query,
+            index if index < heads + key_heads => &mut places.key,
+            _ => &mut places.value,
+        };
+        part.push(head);
+    }
+    places
+}
+
+/// Rotates the queries and keys of all positions of all batches.
+fn turn_rows(values: &mut [f32], shape: Shape, angles: &[FlexTensor; 2], direction: f32) {
+    let rows = values.par_chunks_mut(row(shape).max(1)).with_min_len(TILE);
+    rows.enumerate().for_each(|(index, row)| turn_heads(row, shape, angles, index % shape.queries, direction));
+}
+
 /// Rotates the queries and keys of a position.
 fn turn_heads(row: &mut [f32], shape: Shape, [cos, sin]: &[FlexTensor; 2], position: usize, direction: f32) {
     let half = shape.width / 2;
@@ -131,20 +152,6 @@ fn turn_heads(row: &mut [f32], shape: Shape, [cos, sin]: &[FlexTensor; 2], posit
         #[inline(always)]
         || turned.chunks_mut(shape.width).for_each(|head| turn(head, angles, direction)),
     );
-}
-
-/// Collects the numbers of a position of all batches from those of query, key and value, each `[batch, heads, length,
-/// width]`.
-fn gather(row: &mut [f32], shape: Shape, parts: &[Vec<f32>; 3], index: usize) {
-    let Shape { heads, key_heads, queries, width, .. } = shape;
-    let (batch, position) = (index / queries, index % queries);
-    let mut places = row.chunks_mut(width);
-    for (part, heads) in parts.iter().zip([heads, key_heads, key_heads]) {
-        for (head, place) in places.by_ref().take(heads).enumerate() {
-            let start = ((batch * heads + head) * queries + position) * width;
-            place.copy_from_slice(&part[start..][..width]);
-        }
-    }
 }
 
 impl<'a> Heads<'a> {
