@@ -3,6 +3,7 @@
 use std::{sync::PoisonError, time::Instant};
 
 use burn::tensor::Device;
+use rayon::ThreadPoolBuilder;
 use stoker_crds::{TrainConfig, artifact::CheckpointRef, progress::HistoryPoint};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -109,7 +110,11 @@ pub fn fit(
     });
 
     let mut session = Session::new(config, problem, plan, architecture, device, watch, snapshot)?;
-    let trained = need.explain(|| train(&mut session, &mut checkpoints, stop));
+    // On one of the threads that compute, each operation starts on the others sooner than from outside. They are a pool of
+    // their own, since the steps never leave theirs, and a checkpoint is written on the threads of the global one.
+    let pool = ThreadPoolBuilder::new().thread_name(|index| format!("train-{index}")).build();
+    let pool = pool.map_err(|error| TrainError::Internal(format!("threads cannot be started: {error}")))?;
+    let trained = pool.install(|| need.explain(|| train(&mut session, &mut checkpoints, stop)));
     trained.map_err(|error| with_checkpoint(error, session.state(), &checkpoints))?;
 
     let (predictor, state, best_step) = session.into_result();
