@@ -5,6 +5,7 @@
 
 mod commit;
 mod publish;
+mod upload;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use stoker_crds::{
     artifact::{MANIFEST, Manifest, ManifestError},
 };
 
+pub(crate) use self::commit::Writer;
 pub use self::{
     commit::{commit, remove},
     publish::{Lineage, ModelMetrics, Publication, publish_model},
@@ -31,7 +33,7 @@ use crate::{
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// The largest artifact that is read into memory, in bytes.
 pub(crate) const MAX_ARTIFACT_BYTES: u64 = 16 << 30;
-/// Files, and parts of a file, that are read or written at the same time.
+/// Files that are read or written at the same time.
 const CONCURRENCY: usize = 4;
 
 /// An artifact's files, verified.
@@ -201,7 +203,11 @@ fn corrupt(uri: &str, detail: String) -> ArtifactError {
 
 /// 64 lowercase hexadecimal digits.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `sha256:` and 64 lowercase hexadecimal digits.

@@ -12,7 +12,7 @@ use stoker_crds::{
     training::model::{Export, Lora},
 };
 
-use super::{ArtifactError, commit::Package};
+use super::{ArtifactError, commit, commit::digest_of};
 use crate::{
     base::BaseRef,
     model::{to_peft, to_safetensors},
@@ -115,10 +115,10 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
     };
     files.push((input_name.into(), input));
     files.push((METRICS.into(), serde_json::to_vec_pretty(&metrics)?.into()));
-    let package = Package::new(None, files)?;
-    let name = package.digest.trim_start_matches("sha256:").to_owned();
+    let digest = digest_of(&files)?;
+    let name = digest.trim_start_matches("sha256:");
     let folder = root.join(&format!("{}/{}/models/{name}", config.run.namespace, config.run.training));
-    let digest = package.write(&folder).await?;
+    let digest = commit(&folder, None, files).await?;
     Ok(ModelRef { uri: folder.uri, digest, published_at: Timestamp::now().to_string() })
 }
 

@@ -1,6 +1,6 @@
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
 };
 
 use async_trait::async_trait;
@@ -11,10 +11,10 @@ use stoker_crds::{Reason, artifact::MANIFEST};
 use tempfile::TempDir;
 
 use super::{
-    ArtifactError, CONCURRENCY, commit,
-    commit::{PART_BYTES, put_in_parts},
+    ArtifactError, Writer, commit,
     faulty::{Fault, Faulty, Operation},
     open, remove, sha256,
+    upload::{PART_BYTES, PARTS_IN_FLIGHT, Parts},
 };
 use crate::storage::{Access, Folder};
 
@@ -85,22 +85,33 @@ async fn a_second_writer_leaves_the_files_of_an_artifact_as_they_are() {
 }
 
 /// An upload that counts its parts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Upload {
-    parts: usize,
+    parts: Arc<AtomicUsize>,
     in_flight: Arc<AtomicUsize>,
     most_in_flight: Arc<AtomicUsize>,
     /// The part that fails.
     failing: Option<usize>,
-    is_complete: bool,
-    is_aborted: bool,
+    is_complete: Arc<AtomicBool>,
+    is_aborted: Arc<AtomicBool>,
+}
+
+impl Upload {
+    /// Sends so many parts, and a last one.
+    async fn send(&self, parts: usize) -> object_store::Result<()> {
+        let mut sending = Parts::new(Box::new(self.clone()));
+        for _ in 0..parts {
+            sending.send(PutPayload::from_static(b"part")).await?;
+        }
+        sending.finish(PutPayload::from_static(b"last")).await
+    }
 }
 
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, _: PutPayload) -> UploadPart {
-        self.parts += 1;
-        let fails = self.failing == Some(self.parts);
+        let part = self.parts.fetch_add(1, Relaxed) + 1;
+        let fails = self.failing == Some(part);
         let (in_flight, most) = (Arc::clone(&self.in_flight), Arc::clone(&self.most_in_flight));
         Box::pin(async move {
             most.fetch_max(in_flight.fetch_add(1, Relaxed) + 1, Relaxed);
@@ -113,29 +124,74 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> object_store::Result<PutResult> {
-        self.is_complete = true;
+        self.is_complete.store(true, Relaxed);
         Ok(PutResult { e_tag: None, version: None })
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {
-        self.is_aborted = true;
+        self.is_aborted.store(true, Relaxed);
         Ok(())
     }
 }
 
 #[tokio::test]
 async fn a_large_file_is_sent_a_few_parts_at_a_time() {
-    let mut upload = Upload::default();
-    put_in_parts(&mut upload, &vec![0; 10 * PART_BYTES + 1].into()).await.unwrap();
-    assert_eq!((upload.parts, upload.most_in_flight.load(Relaxed)), (11, CONCURRENCY));
-    assert!(upload.is_complete && !upload.is_aborted);
+    let upload = Upload::default();
+    upload.send(3 * PARTS_IN_FLIGHT).await.unwrap();
+    assert_eq!(upload.parts.load(Relaxed), 3 * PARTS_IN_FLIGHT + 1);
+    assert_eq!(upload.most_in_flight.load(Relaxed), PARTS_IN_FLIGHT);
+    assert!(upload.is_complete.load(Relaxed) && !upload.is_aborted.load(Relaxed));
 }
 
 #[tokio::test]
 async fn an_upload_of_which_a_part_fails_is_aborted() {
-    let mut upload = Upload { failing: Some(10), ..Upload::default() };
-    put_in_parts(&mut upload, &vec![0; 10 * PART_BYTES].into()).await.unwrap_err();
-    assert!(upload.is_aborted && !upload.is_complete);
+    for failing in [PARTS_IN_FLIGHT, PARTS_IN_FLIGHT + 1] {
+        let upload = Upload { failing: Some(failing), ..Upload::default() };
+        upload.send(PARTS_IN_FLIGHT).await.unwrap_err();
+        assert!(upload.is_aborted.load(Relaxed) && !upload.is_complete.load(Relaxed));
+    }
+}
+
+/// A file of so many bytes in pieces that fit neither parts nor each other.
+fn pieces(bytes: usize) -> Vec<Result<Bytes, ArtifactError>> {
+    let all = Bytes::from((0..bytes).map(|byte| (byte % 251) as u8).collect::<Vec<_>>());
+    let sizes = [1, 1000, PART_BYTES - 1, 3, PART_BYTES + 5].into_iter().cycle();
+    let cut = |start: &mut usize, size: usize| {
+        let piece = all.slice(*start..bytes.min(*start + size));
+        *start += piece.len();
+        (!piece.is_empty()).then_some(Ok(piece))
+    };
+    sizes.scan(0, cut).collect()
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_in_pieces_is_the_same_as_in_one() {
+    let dir = TempDir::new().unwrap();
+    for size in [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES] {
+        for folder in [healthy(), Access::local(dir.path()).open(&format!("s3://bucket/{size}")).unwrap()] {
+            let mut writer = Writer::begin(&folder, None).await.unwrap();
+            writer.write("a.bin", pieces(size)).await.unwrap();
+            assert_eq!(writer.bytes(), size as u64);
+            let digest = writer.commit().await.unwrap();
+            let whole: Vec<u8> = pieces(size).into_iter().flat_map(Result::unwrap).collect();
+            let other = healthy();
+            assert_eq!(commit(&other, None, vec![("a.bin".to_owned(), whole.clone().into())]).await.unwrap(), digest);
+            assert!(open(&folder, Some(&digest)).await.unwrap().file("a.bin").unwrap() == &whole, "{size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_files_of_which_one_cannot_be_made_none_is_there() {
+    let folder = healthy();
+    let mut writer = Writer::begin(&folder, None).await.unwrap();
+    writer.write("large.bin", pieces(2 * PART_BYTES)).await.unwrap();
+    writer.write("small.bin", pieces(1)).await.unwrap();
+    let failing = || ArtifactError::NotFound { uri: "of a piece".into() };
+    let error = writer.write("half.bin", pieces(2 * PART_BYTES).into_iter().chain([Err(failing())])).await.unwrap_err();
+    assert_eq!(error.to_string(), failing().to_string());
+    let listed = folder.store.list_with_delimiter(Some(&folder.path)).await.unwrap();
+    assert!(listed.objects.is_empty(), "{listed:?}");
 }
 
 #[tokio::test]

@@ -36,5 +36,5 @@ pub(crate) use self::{
     predictor::read,
     role::Role,
     transformer::Recompute,
-    weights::{HostTensor, HostTensors, check, first_not_finite, serialize, values},
+    weights::{HostTensor, HostTensors, check, first_not_finite, in_pieces, values},
 };

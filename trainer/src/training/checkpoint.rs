@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, FloatDType};
-use bytes::Bytes;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{TrainConfig, artifact::WEIGHTS, progress::Sample};
@@ -13,11 +12,10 @@ use super::{
     origin::Origin,
 };
 use crate::{
-    artifact::{Artifact, ArtifactError, digest},
+    artifact::{Artifact, ArtifactError, Writer, digest},
     model::{
-        ModelError, Network, first_not_finite, learned_weights,
+        HostTensors, ModelError, Network, in_pieces, learned_weights,
         precision::{convert, stored},
-        serialize,
     },
 };
 
@@ -139,31 +137,27 @@ impl Snapshot {
         self.average.as_ref().unwrap_or(&self.model)
     }
 
-    /// The files of the checkpoint: of a model with adapters they hold these alone, and not what they are added to.
+    /// Writes the files of the checkpoint: of a model with adapters they hold these alone, and not what they are added to.
+    /// While one is copied from the model, the one before is on its way.
     ///
     /// # Errors
-    /// If a number is not finite: such a state is never written.
-    pub(super) fn encode(self) -> Result<Vec<(String, Bytes)>, EncodeError> {
-        let weights = learned_weights(&self.model)?;
-        if let Some(name) = first_not_finite(&weights) {
-            return Err(EncodeError::NotFinite(format!("a weight of {name}")));
-        }
-        let (tensors, counters) = self.optimizer.to_parts();
-        if let Some(name) = first_not_finite(&tensors) {
-            return Err(EncodeError::NotFinite(format!("the optimizer's {name}")));
-        }
-        let state = serde_json::to_vec(&StateFile { state: self.state, optimizer: counters });
-        let mut files = vec![
-            (WEIGHTS.to_owned(), serialize(&weights)?.into()),
-            (OPTIMIZER.to_owned(), serialize(&tensors)?.into()),
-            (STATE.to_owned(), state.map_err(ArtifactError::Json)?.into()),
-        ];
-        for (name, model) in [(AVERAGE, &self.average), (BEST, &self.best)] {
+    /// If a number is not finite: then no file is there. If the storage fails.
+    pub(super) async fn write(self, writer: &mut Writer<'_>) -> Result<(), EncodeError> {
+        let Self { state, model, optimizer, average, best } = self;
+        write_tensors(writer, WEIGHTS, "a weight of ", learned_weights(&model)?).await?;
+        drop(model);
+        let (tensors, counters) = optimizer.to_parts();
+        drop(optimizer);
+        write_tensors(writer, OPTIMIZER, "the optimizer's ", tensors).await?;
+        for (name, what, model) in
+            [(AVERAGE, "an averaged weight of ", average), (BEST, "a weight of the best model, of ", best)]
+        {
             if let Some(model) = model {
-                files.push((name.to_owned(), serialize(&learned_weights(model)?)?.into()));
+                write_tensors(writer, name, what, learned_weights(&model)?).await?;
             }
         }
-        Ok(files)
+        let state = serde_json::to_vec(&StateFile { state, optimizer: counters }).map_err(ArtifactError::Json)?;
+        writer.write(STATE, [Ok(state.into())]).await
     }
 
     /// The training that a checkpoint holds, on a device with autodiff; `None` if it is of other inputs.
@@ -199,4 +193,19 @@ impl Snapshot {
         let (average, best) = (other(AVERAGE, FloatDType::F32)?, other(BEST, stored(config.train.precision))?);
         Ok(Some(Self { state, model, optimizer, average, best }))
     }
+}
+
+/// Writes a safetensors file; each tensor is checked when it is its turn.
+async fn write_tensors(
+    writer: &mut Writer<'_>,
+    file: &str,
+    what: &str,
+    tensors: HostTensors,
+) -> Result<(), EncodeError> {
+    let (head, tensors) = in_pieces(tensors)?;
+    let checked = tensors.into_iter().map(|(name, tensor)| match tensor.is_finite() {
+        true => Ok(tensor.into_bytes()),
+        false => Err(EncodeError::NotFinite(format!("{what}{name}"))),
+    });
+    writer.write(file, std::iter::once(Ok(head)).chain(checked)).await
 }

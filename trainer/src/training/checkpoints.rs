@@ -18,7 +18,7 @@ use super::{
     watch::{Event, Watch},
 };
 use crate::{
-    artifact::{self, Artifact, ArtifactError},
+    artifact::{self, Artifact, ArtifactError, Writer},
     storage::Folder,
 };
 
@@ -258,9 +258,10 @@ impl Store {
             artifact::remove(&folder).await?;
         }
         let begun = Instant::now();
-        let files = snapshot.encode()?;
-        let bytes: usize = files.iter().map(|(_, content)| content.len()).sum();
-        let digest = artifact::commit(&folder, Some(&self.run), files).await?;
+        let mut writer = Writer::begin(&folder, Some(&self.run)).await?;
+        snapshot.write(&mut writer).await?;
+        let bytes = writer.bytes();
+        let digest = writer.commit().await?;
         tracing::info!(step, bytes, seconds = begun.elapsed().as_secs_f64(), "a checkpoint is written");
         Ok(reference(step, &folder, digest, Timestamp::now()))
     }

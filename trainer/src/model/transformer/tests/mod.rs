@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use stoker_crds::training::model::{Export, Lora, Transformer as Spec};
 
 use super::*;
-use crate::model::{GENERATOR, Network, serialize, to_safetensors};
+use crate::model::{GENERATOR, Network, to_safetensors, weights::serialize};
 
 /// Not a multiple of 64.
 const VOCABULARY: usize = 70;
