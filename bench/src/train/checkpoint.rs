@@ -30,6 +30,8 @@ const COUNT: usize = 3;
 const PAUSE: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(16)];
 /// What the trainer logs when a checkpoint is in storage.
 const WRITTEN: &str = "a checkpoint is written";
+/// How often a plain upload may fail and is made again: only a whole one tells how fast uploads are.
+const MOST_FAILURES: usize = 2;
 /// Steps before those that are looked at.
 const WARM_UP: u64 = 20;
 /// The largest share of the time that the steps may stand still.
@@ -168,13 +170,27 @@ async fn upload_after_each(
         let bytes = written(&trainer::read_text(&log)?).last().map(|written| written.bytes);
         let bytes = bytes.ok_or_else(|| Error::Unexpected("the trainer's log tells of no checkpoint".into()))?;
         let (content, path) = (Bytes::from(vec![0x5A; bytes as usize]), Path::from(format!("plain/{}", windows.len())));
-        let from = Instant::now();
-        let mut write = WriteMultipart::new(store.put_multipart(&path).await?);
-        write.put(content);
-        write.finish().await?;
-        windows.push(Window { from, until: Instant::now(), bytes });
+        let mut failures = 0;
+        windows.push(loop {
+            match upload(&store, &path, content.clone()).await {
+                Ok(window) => break window,
+                Err(error) if failures < MOST_FAILURES => {
+                    eprintln!("a plain upload failed, and is made again: {error}");
+                    failures += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        });
     }
     Ok(windows)
+}
+
+async fn upload(store: &AmazonS3, path: &Path, content: Bytes) -> Result<Window> {
+    let (from, bytes) = (Instant::now(), content.len() as u64);
+    let mut write = WriteMultipart::new(store.put_multipart(path).await?);
+    write.put(content);
+    write.finish().await?;
+    Ok(Window { from, until: Instant::now(), bytes })
 }
 
 fn figures(steps: &Steps, stalled: f64, checkpoints: &[Window], plain: &[Window]) -> Result<Figures> {

@@ -22,8 +22,8 @@ use crate::{
 const SIZES: [u64; 2] = [1_000_000_000, 4_000_000_000];
 /// The memory that the run is given.
 const MEMORY: &str = "1Gi";
-/// The memory that it may take, in MiB.
-const MOST_MEMORY: f64 = 1024.0;
+/// The memory that it may take, in MiB: 1 GB.
+const MOST_MEMORY: f64 = 1e9 / (1 << 20) as f64;
 
 /// One preparation.
 #[derive(Debug, Deserialize)]
@@ -100,7 +100,7 @@ pub(crate) async fn run(options: &Options, output: &mut Output) -> Result<()> {
         (&stoker, beside),
         (&polars, String::new()),
         (&pandas, String::new()),
-        (&grown, format!("< {MOST_MEMORY} MiB: {verdict}")),
+        (&grown, format!("< {MOST_MEMORY:.0} MiB: {verdict}")),
     ] {
         output.record("preparation", figures)?;
         table.row(figures.row(goal));

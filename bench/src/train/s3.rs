@@ -15,6 +15,9 @@ const BUCKET: &str = "bench";
 const ACCESS_KEY: &str = "stoker";
 const SECRET_KEY: &str = "stoker-bench-only";
 const REGION: &str = "us-east-1";
+/// MinIO gives up what takes longer than its idle timeout, by default 30 s, and answers 499, as if the client had gone; on a
+/// machine that stands still for a while that ends a benchmark.
+const PATIENCE: &str = "10m";
 
 /// The server; it is ended when this is dropped.
 pub(super) struct S3 {
@@ -35,6 +38,7 @@ impl S3 {
         let mut minio = Command::new("minio");
         minio.arg("server").arg("--quiet").arg("--address").arg(address.to_string()).arg(&data);
         minio.arg("--console-address").arg(free_address()?.to_string());
+        minio.env("MINIO_IDLE_TIMEOUT", PATIENCE).env("MINIO_READ_HEADER_TIMEOUT", PATIENCE);
         minio.env("MINIO_ROOT_USER", ACCESS_KEY).env("MINIO_ROOT_PASSWORD", SECRET_KEY).env("HOME", folder.path());
         let process = Process::start(minio, &folder.path().join("log"))?;
         let server = Self { address, process, _folder: folder };
