@@ -92,11 +92,10 @@ pub fn fit(
 
     let mut checkpoints = Checkpoints::new(checkpoints, config.run.id(), &config.checkpoint, runtime, watch);
     let inputs = inputs_digest(config, &problem, &origin);
-    let found = checkpoints.restore(&inputs, &origin, config, &device)?;
-    let snapshot = match found {
-        Some(snapshot) => snapshot,
-        None => Session::start(config, inputs, &origin, &device)?,
-    };
+    let snapshot = need.explain(|| match checkpoints.restore(&inputs, &origin, config, &device)? {
+        Some(snapshot) => Ok(snapshot),
+        None => Session::start(config, inputs, &origin, &device),
+    })?;
     // From here on the files of what was started from only take room.
     let architecture = origin.into_architecture();
     watch.on(Event::Started {
