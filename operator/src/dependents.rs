@@ -69,7 +69,7 @@ mod tests {
         dependents.note(served.clone(), Some(training("b")));
         dependents.note(served.clone(), Some(training("b")));
         assert_eq!(dependents.of(&training("a")), [training("tuned")]);
-        assert_eq!(dependents.of(&training("b")), [served.clone()]);
+        assert_eq!(dependents.of(&training("b")), std::slice::from_ref(&served));
         assert_eq!(dependents.of(&Owner::training("other", "b")), []);
         dependents.note(served, None);
         assert_eq!(dependents.of(&training("b")), []);
