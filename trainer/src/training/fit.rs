@@ -67,8 +67,8 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// If it is told to stop, the configuration does not fit the data or the memory, a number is no longer finite, the loss grows and
-/// does not come down again, or the data, the storage or the device fails. A checkpoint that cannot be written because the storage is away for a while is a
-/// [`Event::Warning`].
+/// does not come down again, or the data, the storage or the device fails. A checkpoint that cannot be written because the
+/// storage is away for a while is a [`Event::Warning`].
 pub fn fit(
     config: &TrainConfig,
     problem: Problem<'_>,
