@@ -15,7 +15,7 @@ pub(super) fn of(status: &ModelTrainingStatus) -> TrainingSummary {
     TrainingSummary {
         progress: progress.map(|progress| format!("{}%", progress.percent)),
         epoch: progress.filter(|progress| progress.total_epochs > 0).map(|p| format!("{}/{}", p.epoch, p.total_epochs)),
-        loss: loss(&status.metrics).map(significant),
+        loss: loss(&status.metrics, is_running).map(significant),
         metric: main_metric(&status.metrics),
         eta: progress.and_then(|progress| progress.eta.clone()).filter(|_| is_running),
     }
@@ -26,9 +26,11 @@ pub(super) fn final_metrics(metrics: &BTreeMap<Split, Metrics>) -> Option<&Metri
     metrics.get(&Split::Test).or_else(|| metrics.get(&Split::Validation))
 }
 
-fn loss(metrics: &BTreeMap<Split, Metrics>) -> Option<f64> {
-    let of = |split| metrics.get(&split)?.get(LOSS).copied();
-    of(Split::Validation).or_else(|| of(Split::Train))
+/// Of a run that goes on the loss of its last steps, which moves, and not that of its last evaluation, which stands still;
+/// of one that is over that of rows that it has not learned from, where there are such.
+fn loss(metrics: &BTreeMap<Split, Metrics>, is_running: bool) -> Option<f64> {
+    let splits = if is_running { [Split::Train, Split::Validation] } else { [Split::Validation, Split::Train] };
+    splits.into_iter().find_map(|split| metrics.get(&split)?.get(LOSS).copied())
 }
 
 /// Accuracy of a classification, R² of a regression, perplexity of a language model.
@@ -95,6 +97,16 @@ mod tests {
         assert_eq!(waits.map(|(value, _)| duration(value).unwrap()), waits.map(|(_, text)| text.to_owned()));
         let sizes = [(3 << 29, "1.5Gi"), (1 << 30, "1Gi"), (300 << 20, "300Mi"), (12, "12")];
         assert_eq!(sizes.map(|(value, _)| bytes(value)), sizes.map(|(_, text)| text.to_owned()));
+    }
+
+    #[test]
+    fn the_loss_moves_while_a_run_goes_on_and_is_that_of_validation_afterwards() {
+        let of = |split, value| (split, Metrics::from([(LOSS.to_owned(), value)]));
+        let both = BTreeMap::from([of(Split::Train, 0.08), of(Split::Validation, 0.11)]);
+        assert_eq!([true, false].map(|is_running| loss(&both, is_running)), [Some(0.08), Some(0.11)]);
+        let alone = BTreeMap::from([of(Split::Train, 0.08)]);
+        assert_eq!([true, false].map(|is_running| loss(&alone, is_running)), [Some(0.08); 2]);
+        assert_eq!(loss(&BTreeMap::new(), true), None);
     }
 
     #[test]
