@@ -1,14 +1,16 @@
 //! What drives the reconciles of either kind: bounded concurrency, back-off by the class of the error, figures.
 
 use std::{
+    any::Any,
     collections::HashMap,
     convert::Infallible,
     fmt::Debug,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use kube::{
     Resource, ResourceExt,
     runtime::{
@@ -63,8 +65,13 @@ where
 {
     let started = Instant::now();
     let uid = object.uid().unwrap_or_default();
-    let result = tokio::time::timeout(LONGEST, reconcile(object, context.clone())).await;
-    let result = result.unwrap_or(Err(Error::Timeout(LONGEST.as_secs())));
+    // One that panics says so and is tried again: the others have no part in it.
+    let reconcile = AssertUnwindSafe(reconcile(object, context.clone())).catch_unwind();
+    let result = match tokio::time::timeout(LONGEST, reconcile).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(Error::Panicked(said(&*panic))),
+        Err(_) => Err(Error::Timeout(LONGEST.as_secs())),
+    };
     context.metrics.reconciled(kind::<K>(), started.elapsed(), result.as_ref().err());
     match &result {
         Ok(_) => context.backoff.reset(&uid),
@@ -73,6 +80,12 @@ where
         }
     }
     result
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("the log has what it said").to_owned()
 }
 
 fn retry<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
@@ -104,5 +117,26 @@ impl Backoff {
     /// Forgets the failures of an object that succeeded or is gone.
     pub fn reset(&self, uid: &str) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stoker_crds::ModelTraining;
+
+    use super::*;
+    use crate::{testing::ApiServer, training::fixtures};
+
+    async fn broken(training: Arc<ModelTraining>, _: Arc<Context>) -> Result<Action> {
+        panic!("{} is too much", training.name_any())
+    }
+
+    #[tokio::test]
+    async fn a_reconcile_that_panics_is_an_error_of_its_own() {
+        let server = ApiServer::expecting([]);
+        let context = Arc::new(server.context().0);
+        let error = observe(broken, Arc::new(fixtures::training()), context).await.unwrap_err();
+        assert_eq!(error.to_string(), "the reconcile panicked: digits is too much");
+        assert_eq!(error.class(), Class::Bug);
     }
 }

@@ -43,6 +43,9 @@ pub enum Error {
     /// A reconcile took too long.
     #[error("the reconcile took longer than {0} s: the API server does not answer")]
     Timeout(u64),
+    /// A reconcile ended in a panic.
+    #[error("the reconcile panicked: {0}")]
+    Panicked(String),
     /// An object cannot be written as JSON.
     #[error("cannot serialize {object}")]
     Serialize {
@@ -105,7 +108,7 @@ impl Error {
         match self {
             Self::Invalid { .. } | Self::NameConflict { .. } => Class::Invalid,
             Self::NotLeader | Self::Timeout(_) => Class::Transient,
-            Self::Serialize { .. } | Self::Incomplete(..) => Class::Bug,
+            Self::Panicked(_) | Self::Serialize { .. } | Self::Incomplete(..) => Class::Bug,
             Self::Api { source, .. } => match &**source {
                 kube::Error::Api(status) if status.is_forbidden() => Class::Invalid,
                 kube::Error::Api(status) if status.is_invalid() || status.code == 400 => Class::Bug,
@@ -122,7 +125,7 @@ impl Error {
             Self::NameConflict { .. } => Reason::NameConflict,
             Self::Api { source, .. } if is_refusal(source) => Reason::PodRefused,
             Self::Api { .. } | Self::Timeout(_) => Reason::KubernetesApi,
-            Self::NotLeader | Self::Serialize { .. } | Self::Incomplete(..) => Reason::Internal,
+            Self::NotLeader | Self::Panicked(_) | Self::Serialize { .. } | Self::Incomplete(..) => Reason::Internal,
         }
     }
 

@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use stoker_crds::{Progress, progress, serving, serving::ServerStats};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 
 use crate::{
@@ -47,9 +47,9 @@ pub enum Fatal {
     /// Another replica leads, or may.
     #[error("the leader's Lease could not be renewed in time: this replica ends, so that another can act")]
     LeaseLost,
-    /// A controller has ended, which it never does.
-    #[error("a controller ended by itself")]
-    ControllerEnded,
+    /// A controller or a watch has ended, which none does by itself.
+    #[error("a controller or a watch ended: this replica ends, so that another can act")]
+    ControllerEnded(#[source] Option<JoinError>),
 }
 
 /// Runs the operator until it is told to end.
@@ -72,7 +72,7 @@ pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let address = settings.listen;
     tokio::select! {
         served = probes::serve(address, Arc::new(registry)) => match served {
-            Ok(()) => Err(Fatal::ControllerEnded),
+            Ok(()) => Err(Fatal::ControllerEnded(None)),
             Err(source) => Err(Fatal::Probes { address, source }),
         },
         ended = lead(&election, scopes) => ended,
@@ -91,7 +91,7 @@ async fn lead(election: &Election, scopes: Vec<(Arc<Context>, Writers)>) -> Resu
     let mut work: JoinSet<()> = scopes.into_iter().flat_map(|(context, writers)| work(context, writers)).collect();
     let ended = tokio::select! {
         // None ever ends by itself; whichever did would leave the others half blind.
-        _ = work.join_next() => Err(Fatal::ControllerEnded),
+        ended = work.join_next() => Err(Fatal::ControllerEnded(ended.and_then(Result::err))),
         () = election.hold(&mut lease) => return Err(Fatal::LeaseLost),
         () = &mut told_to_end => Ok(()),
     };
