@@ -26,22 +26,25 @@ pub(super) fn router(tracker: Arc<Tracker>) -> Router {
     Router::new().route(PROGRESS_PATH, get(progress)).route("/metrics", get(metrics)).with_state(tracker)
 }
 
-async fn progress(State(tracker): State<Arc<Tracker>>) -> Json<Progress> {
-    Json(tracker.progress())
+async fn progress(State(tracker): State<Arc<Tracker>>) -> Result<Json<Progress>, StatusCode> {
+    now(tracker).await.map(Json)
 }
 
-async fn metrics(State(tracker): State<Arc<Tracker>>) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, &registry(&tracker.progress())) {
-        Ok(()) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], text).into_response()
-        }
-        Err(error) => {
-            tracing::error!(%error, "metrics cannot be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+async fn metrics(State(tracker): State<Arc<Tracker>>) -> Result<Response, StatusCode> {
+    let (mut text, progress) = (String::new(), now(tracker).await?);
+    encode(&mut text, &registry(&progress)).map_err(|error| unanswered(&error))?;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
+}
+
+/// A device answers between two of its tasks: other requests do not wait for that.
+async fn now(tracker: Arc<Tracker>) -> Result<Progress, StatusCode> {
+    tokio::task::spawn_blocking(move || tracker.progress()).await.map_err(|error| unanswered(&error))
+}
+
+fn unanswered(error: &(dyn std::error::Error + 'static)) -> StatusCode {
+    tracing::error!(error, "the run's progress cannot be told");
+    StatusCode::INTERNAL_SERVER_ERROR
 }
 
 type Float = Gauge<f64, AtomicU64>;
