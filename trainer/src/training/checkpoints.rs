@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Instant};
 use burn::tensor::Device;
 use jiff::Timestamp;
 use stoker_crds::{
-    TrainConfig,
+    Reason, TrainConfig,
     artifact::CheckpointRef,
     training::optimize::{Checkpoint, Interval},
 };
@@ -176,7 +176,7 @@ impl<'a> Checkpoints<'a> {
     /// way to the next one that is written.
     ///
     /// # Errors
-    /// If the storage fails: that says nothing about the checkpoints.
+    /// If the storage or the device fails: that says nothing about the checkpoints.
     pub(super) fn restore(
         &mut self,
         inputs: &str,
@@ -198,11 +198,7 @@ impl<'a> Checkpoints<'a> {
                 Ok(Err(problem)) => Some(problem.to_owned()),
                 // One that the last pod had no time to commit.
                 Err(ArtifactError::NotFound { .. }) => None,
-                Err(error)
-                    if error.is_broken() || matches!(error, ArtifactError::Model(_) | ArtifactError::Json(_)) =>
-                {
-                    Some(error.to_string())
-                }
+                Err(error) if is_at_fault(&error) => Some(error.to_string()),
                 Err(error) => return Err(error.into()),
             };
             if let Some(problem) = problem {
@@ -279,6 +275,32 @@ impl Store {
     }
 }
 
+/// Whether what cannot be restored is the checkpoint's fault.
+fn is_at_fault(error: &ArtifactError) -> bool {
+    match error {
+        ArtifactError::Json(_) => true,
+        ArtifactError::Model(error) => error.reason() == Reason::CorruptArtifact,
+        error => error.is_broken(),
+    }
+}
+
 fn reference(step: u64, folder: &Folder, digest: String, time: Timestamp) -> CheckpointRef {
     CheckpointRef { step, time: time.to_string(), uri: folder.uri.clone(), digest }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::ExecutionError;
+
+    use super::*;
+    use crate::model::ModelError;
+
+    #[test]
+    fn a_device_that_fails_does_not_make_a_checkpoint_a_broken_one() {
+        let failed = ExecutionError::WithContext { reason: "out of device memory".into() };
+        assert!(!is_at_fault(&ModelError::Execution(failed).into()));
+        let (tensor, expected, found) = ("output.bias".into(), "F32 [3]".into(), "nothing".into());
+        assert!(is_at_fault(&ModelError::Mismatch { tensor, expected, found }.into()));
+        assert!(is_at_fault(&ArtifactError::NotFound { uri: "s3://models/a".into() }));
+    }
 }
