@@ -1,10 +1,11 @@
 """A language model of GPT-2's kind in PyTorch.
 
-    python gpt.py CONFIG --weights FILE [--threads N] [--compile] [--warm-up STEPS] [--device cuda]
+    python gpt.py CONFIG --weights FILE --order FILE [--threads N] [--compile] [--warm-up STEPS] [--device cuda]
 """
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 
@@ -125,14 +126,13 @@ def main():
     size = train["batchSize"]
     total = train.get("steps") or train["epochs"] * -(-len(sequences) // size)
 
+    # [epochs, samples]
+    order = torch.from_file(options.order, size=os.path.getsize(options.order) // 4, dtype=torch.int32)
+    order = order.view(-1, len(sequences)).long().to(options.device)
+
     def batches():
-        taken = 0
-        while True:
-            for batch in sequences[torch.randperm(len(sequences), device=options.device)].split(size):
-                if taken == total:
-                    return
-                taken += 1
-                yield batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+        for batch in itertools.islice((batch for epoch in order for batch in sequences[epoch].split(size)), total):
+            yield batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
 
     precision = {
         "F32": contextlib.nullcontext,

@@ -13,6 +13,7 @@ def asked():
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=argparse.FileType())
     parser.add_argument("--weights", required=True, help="the safetensors to start from")
+    parser.add_argument("--order", help="the samples of each epoch in the order in which they are taken")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--warm-up", type=int, default=0, help="steps before those that are timed")

@@ -15,10 +15,11 @@ use stoker_crds::{
     training::{Model, optimize::Optimizer},
 };
 use stoker_e2e::{Error, Result};
+use stoker_trainer::training::epoch_order;
 
 use super::{
     Options,
-    peer::{Mode, Peer, Trained, threads},
+    peer::{Mode, Peer, Start, Trained, threads},
 };
 use crate::{
     output::{Output, Table, number},
@@ -234,7 +235,7 @@ async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, peer: &Pee
         let mode = Mode { is_compiled, threads };
         eprintln!("{}: PyTorch {mode} …", task.name);
         let few = prepared.shortened(task)?;
-        let trained = peer.train(task.script, (&few, &prepared.weights), mode, task.warm_up.min(3)).await?;
+        let trained = peer.train(task.script, &few, &prepared.start, mode, task.warm_up.min(3)).await?;
         tried.push((trained, mode));
     }
     let best = tried.into_iter().max_by(|(a, _), (b, _)| a.steps_per_second.total_cmp(&b.steps_per_second));
@@ -245,11 +246,13 @@ async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, peer: &Pee
 pub(super) struct Prepared {
     config: TrainConfig,
     file: PathBuf,
-    weights: PathBuf,
+    start: Start,
 }
 
 impl Prepared {
-    /// Takes the first weights, which both sides start from, out of a model that Stoker has trained without learning.
+    /// Takes the first weights, which both sides start from, out of a model that Stoker has trained without learning. A
+    /// language model leaves the plateau of letters without context sooner or later by the order of the sequences alone:
+    /// both take them in the same.
     pub(super) async fn new(config: &TrainConfig, folder: &Path) -> Result<Self> {
         let mut config = config.clone();
         config.storage.uri = format!("file://{}/storage", folder.display());
@@ -258,7 +261,11 @@ impl Prepared {
         config.checkpoint.every = None;
         let file = folder.join("config.json");
         trainer::write(&file, &config)?;
-        Ok(Self { weights: first_weights(&config, folder).await?, config, file })
+        let order = match &config.model {
+            Model::Transformer(_) => Some(write_order(&config, folder).await?),
+            _ => None,
+        };
+        Ok(Self { start: Start { weights: first_weights(&config, folder).await?, order }, config, file })
     }
 
     /// A file of the same training with few steps.
@@ -271,7 +278,7 @@ impl Prepared {
     }
 
     pub(super) async fn peer(&self, task: &Task, mode: Mode, peer: &Peer) -> Result<Trained> {
-        peer.train(task.script, (&self.file, &self.weights), mode, task.warm_up).await
+        peer.train(task.script, &self.file, &self.start, mode, task.warm_up).await
     }
 
     /// One run of the trainer. A language model is not evaluated on all that it has read: its loss is the mean of its
@@ -307,6 +314,26 @@ impl Prepared {
 fn train_loss(metrics: Option<&Metrics>) -> Result<f64> {
     let loss = metrics.and_then(|metrics| metrics.get(LOSS));
     loss.copied().ok_or_else(|| Error::Unexpected("the run has no loss of the training split".into()))
+}
+
+/// Writes the order of the sequences in each epoch.
+async fn write_order(config: &TrainConfig, folder: &Path) -> Result<PathBuf> {
+    let mut samples = 0;
+    Trainer::start(config, &[])?
+        .watch(|_, progress| {
+            samples = progress.data.train;
+            if progress.stage < Stage::Training { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .await?;
+    let samples = u32::try_from(samples).ok().filter(|count| *count > 0);
+    let samples = samples.ok_or_else(|| Error::Unexpected("the trainer was not seen to have sequences".into()))?;
+    let train = &config.train;
+    let steps_per_epoch = u64::from(samples.div_ceil(train.batch_size));
+    let epochs = train.steps.map_or(u64::from(train.epochs.unwrap_or(1)), |steps| steps.div_ceil(steps_per_epoch));
+    let order = (0..).take(epochs as usize).flat_map(|epoch| epoch_order(samples, train.seed.unsigned_abs(), epoch));
+    let (path, bytes) = (folder.join("order"), order.flat_map(u32::to_ne_bytes).collect::<Vec<_>>());
+    std::fs::write(&path, bytes).map_err(|source| Error::File { path: path.clone(), source })?;
+    Ok(path)
 }
 
 /// The weights of a model that was trained for a step that changes nothing.

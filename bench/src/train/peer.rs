@@ -46,6 +46,15 @@ pub(super) struct Trained {
     pub(super) samples: u64,
 }
 
+/// What both sides have in common: files, for the peer's programs.
+pub(super) struct Start {
+    /// The first weights.
+    pub(super) weights: PathBuf,
+    /// The sequences of each epoch in the order in which the trainer takes them: their indices as 32-bit numbers, of the
+    /// machine's byte order. Rows are not in the same places on both sides.
+    pub(super) order: Option<PathBuf>,
+}
+
 /// The Python that runs the programs.
 pub(super) struct Peer {
     python: PathBuf,
@@ -62,19 +71,21 @@ impl Peer {
         Ok(Self { python: options.peer.clone(), on_gpu: options.gpu, compiled: trainer::temporary()? })
     }
 
-    /// Trains by PyTorch what a file configures, from the weights of another file on.
+    /// Trains by PyTorch what a file configures.
     ///
     /// # Errors
     /// If PyTorch is not there, or the training fails.
     pub(super) async fn train(
         &self,
         script: &str,
-        (config, weights): (&Path, &Path),
+        config: &Path,
+        start: &Start,
         mode: Mode,
         warm_up: u64,
     ) -> Result<Trained> {
         let mut python = self.program(script);
-        python.arg(config).arg("--weights").arg(weights);
+        python.arg(config).arg("--weights").arg(&start.weights);
+        python.args(start.order.iter().flat_map(|order| ["--order".as_ref(), order.as_os_str()]));
         python.args(["--threads", &mode.threads.to_string(), "--warm-up", &warm_up.to_string()]);
         python.args(mode.is_compiled.then_some("--compile"));
         python.args(self.on_gpu.then_some("--device=cuda"));

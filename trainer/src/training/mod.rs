@@ -37,6 +37,7 @@ pub use self::{
     fit::{Fitted, Surroundings, fit},
     memory::MemoryNeed,
     metrics::Evaluation,
+    order::epoch_order,
     schedule::learning_rate,
     session::Problem,
     watch::{Event, Silent, Watch},

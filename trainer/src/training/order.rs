@@ -28,7 +28,8 @@ pub(super) fn derive_seed(seed: u64, stream: Stream, n: u64) -> u64 {
 }
 
 /// The rows' indices in the order of an epoch: every row once, decided by seed and epoch alone.
-pub(super) fn epoch_order(rows: u32, seed: u64, epoch: u32) -> Vec<u32> {
+#[must_use]
+pub fn epoch_order(rows: u32, seed: u64, epoch: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..rows).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(derive_seed(seed, Stream::Order, u64::from(epoch))));
     order
