@@ -52,7 +52,9 @@ pub(super) struct Task {
     pub(super) unit: &'static str,
     /// How many of them a step has.
     pub(super) units_per_step: f64,
-    /// How far the losses may differ, of the peer's: the order of the samples differs, and dropout.
+    /// Of how many first steps the mean loss is compared; if of none, the loss of the trained model is.
+    pub(super) compared: Option<usize>,
+    /// How far the losses may differ, of the peer's.
     pub(super) tolerance: f64,
     pub(super) target: Target,
 }
@@ -195,7 +197,8 @@ pub(super) async fn compare(task: &Task, peer: &Peer, repetitions: u32) -> Resul
     let speed =
         |runs: &[Trained]| Speed::of(runs.iter().map(|run| run.steps_per_second * task.units_per_step).collect());
     let [of_eager, of_compiled] = &theirs;
-    let (loss, peer_loss) = (mean_loss(&ours), mean_loss(of_eager.iter().chain(of_compiled)));
+    let (loss, peer_loss) =
+        (mean_loss(&ours, task.compared), mean_loss(of_eager.iter().chain(of_compiled), task.compared));
     Ok(Figures {
         task: task.name.clone(),
         unit: task.unit,
@@ -220,8 +223,9 @@ fn same_samples(ours: &[Trained], peer: &Trained) -> Result<()> {
     }
 }
 
-fn mean_loss<'a>(runs: impl IntoIterator<Item = &'a Trained>) -> f64 {
-    let losses: Vec<f64> = runs.into_iter().flat_map(|run| &run.losses).copied().collect();
+fn mean_loss<'a>(runs: impl IntoIterator<Item = &'a Trained>, steps: Option<usize>) -> f64 {
+    let first = |run: &'a Trained| run.losses.iter().copied().take(steps.unwrap_or(usize::MAX));
+    let losses: Vec<f64> = runs.into_iter().flat_map(first).collect();
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
@@ -281,7 +285,7 @@ impl Prepared {
         peer.train(task.script, &self.file, &self.start, mode, task.warm_up).await
     }
 
-    /// One run of the trainer. A language model is not evaluated on all that it has read: its loss is the mean of its
+    /// One run of the trainer. A language model is not evaluated on all that it has read: its loss is the mean of its first
     /// steps.
     pub(super) async fn stoker(&self, warm_up: u64) -> Result<Trained> {
         // In a storage of its own: a run goes on from the last checkpoint of one before it.
@@ -304,8 +308,8 @@ impl Prepared {
         let last = last.ok_or_else(|| Error::Unexpected("the trainer was not seen to train".into()))?;
         let losses = match &report {
             Some(report) => vec![train_loss(report.metrics.get(&Split::Train))?],
-            // Each epoch has as many steps; the last may be cut short, and is then the only one.
-            None => last.history.iter().map(|at| train_loss(at.metrics.get(&Split::Train))).collect::<Result<_>>()?,
+            // The mean of the steps until then.
+            None => vec![train_loss(last.history.first().and_then(|at| at.metrics.get(&Split::Train)))?],
         };
         Ok(Trained { steps_per_second: steps.per_second(warm_up, last.total_steps)?, losses, samples: last.data.train })
     }

@@ -40,7 +40,7 @@ pub(super) fn threads(count: usize) -> String {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Trained {
     pub(super) steps_per_second: f64,
-    /// Of each step, or one of the trained model.
+    /// Of each step, or one: their mean, or that of the trained model.
     pub(super) losses: Vec<f64>,
     /// Rows, or sequences, that it was trained on.
     pub(super) samples: u64,
