@@ -83,16 +83,17 @@ impl Writer<'_> {
 
     /// Makes the wanted revision's Deployment what it should be.
     async fn settle_workload(&self, workload: &Deployment, replicas: u32, seen: Option<&WorkloadView>) -> Result<()> {
-        let mut workload = workload.clone();
-        if let Some(spec) = &mut workload.spec {
-            spec.replicas = i32::try_from(replicas).ok();
-        }
+        let sized = || {
+            let mut workload = workload.clone();
+            workload.spec.get_or_insert_default().replicas = i32::try_from(replicas).ok();
+            workload
+        };
         let written: lean::Deployment = match seen {
-            None => apply::create(self.context, &workload).await?,
+            None => apply::create(self.context, &sized()).await?,
             Some(seen) => match self.freshness::<Deployment>(&seen.name, &seen.state) {
                 Freshness::Current => return self.scale(seen, replicas).await,
                 Freshness::Behind => return Ok(()),
-                Freshness::Changed => apply::apply(self.context, &workload).await?,
+                Freshness::Changed => apply::apply(self.context, &sized()).await?,
             },
         };
         self.wrote_workload(written);

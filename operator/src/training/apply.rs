@@ -1,17 +1,16 @@
 //! Makes the cluster hold what a run needs, with as few requests as that takes: none for what is so already.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::{
-    build::Objects,
+    build::build,
     dereference::Observed,
     job::{End, JobView},
     network,
     validate::ValidRun,
 };
-use crate::{apply, context::Context, error::Result, labels, lean::Job, pods::State};
+use crate::{apply, context::Context, error::Result, lean::Job, pods::State};
 
 /// How many Jobs of earlier runs are kept, with their pods and logs.
 const KEPT_RUNS: usize = 3;
@@ -27,18 +26,20 @@ pub enum Applied {
     Waiting(String),
 }
 
-/// Makes a run's Job what it should be.
+/// Makes a run's Job what it should be. Its objects are built when they are to be written, and not at each look at a run that
+/// goes on.
 ///
 /// A Job that somebody deleted is made again, and its pod resumes from the last checkpoint; but only once the pods of
 /// the deleted one have ended, so that two never write at the same time.
 ///
 /// # Errors
 /// If the API server refuses something, or an object of the name belongs to somebody else.
-pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observed: &Observed) -> Result<Applied> {
+pub async fn apply(context: &Context, run: &ValidRun, observed: &Observed) -> Result<Applied> {
+    let (settings, image) = (&context.settings, context.settings.image(run.config.resources.gpus));
     network::admit_operator_only(context, &run.namespace, &run.owner_reference).await?;
     match observed.job.as_deref() {
         Some(job) if job.is_deleting => Ok(Applied::Waiting(format!("the Job {} is being deleted", job.name))),
-        Some(job) if is_outdated(job, run) && !is_at_work(observed) || is_of_another_image(job, objects, observed) => {
+        Some(job) if is_outdated(job, run) && !is_at_work(observed) || is_of_another_image(job, image, observed) => {
             delete_run(context, run, &job.name).await?;
             Ok(Applied::Waiting(format!("the Job {} is being replaced", job.name)))
         }
@@ -51,7 +52,7 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
         Some(job) => {
             if is_unable_to_start(observed) {
                 // Somebody may have deleted its configuration; one that is there is of the same run.
-                apply::create::<ConfigMap, _>(context, &objects.config_map).await?;
+                apply::create::<ConfigMap, _>(context, &build(run, settings)?.config_map).await?;
             }
             adjust(context, run, job).await?;
             Ok(Applied::Running)
@@ -62,14 +63,15 @@ pub async fn apply(context: &Context, run: &ValidRun, objects: &Objects, observe
         None => match observed.active() {
             Some(pod) => Ok(Applied::Waiting(format!("the pod {} of a deleted Job is ending", pod.name))),
             None => {
-                start(context, run, objects).await?;
+                start(context, run).await?;
                 Ok(Applied::Started)
             }
         },
     }
 }
 
-async fn start(context: &Context, run: &ValidRun, objects: &Objects) -> Result<()> {
+async fn start(context: &Context, run: &ValidRun) -> Result<()> {
+    let objects = build(run, &context.settings)?;
     settle_config(context, run, &objects.config_map).await?;
     let job: Job = apply::create(context, &objects.job).await?;
     context.jobs.insert(run.owner.clone(), run.name.clone(), JobView::from(job));
@@ -130,9 +132,10 @@ fn is_outdated(job: &JobView, run: &ValidRun) -> bool {
 
 /// Whether a Job whose pods have not run yet would run an image that is not the one to run now: that of an operator
 /// before an upgrade, perhaps one that cannot be pulled.
-fn is_of_another_image(job: &JobView, objects: &Objects, observed: &Observed) -> bool {
-    let wanted = objects.job.annotations().get(labels::IMAGE_ANNOTATION);
-    job.end.is_none() && job.image.as_ref() != wanted && observed.pods.iter().all(|pod| pod.state == State::Waiting)
+fn is_of_another_image(job: &JobView, wanted: &str, observed: &Observed) -> bool {
+    job.end.is_none()
+        && job.image.as_deref() != Some(wanted)
+        && observed.pods.iter().all(|pod| pod.state == State::Waiting)
 }
 
 /// Whether a run has succeeded and nothing is left that says what came out. Its last checkpoint stands after its last step,

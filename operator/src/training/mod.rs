@@ -28,12 +28,11 @@ use stoker_crds::{
 
 use self::{
     apply::Applied,
-    build::build,
     dereference::{Observed, dereference},
     run::Run,
     validate::validate,
 };
-use crate::{context::Context, error::Result, labels::Owner, settings::Settings, status::write};
+use crate::{context::Context, error::Result, labels::Owner, status::write};
 
 /// When a resource is looked at again though nothing has happened: it costs no request, and heals what was missed.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -114,11 +113,9 @@ async fn advance(
     observed: &Observed,
     context: &Context,
 ) -> Result<Applied> {
-    let settings: &Settings = &context.settings;
-    let run = validate(training, run, base, settings)?;
-    let objects = build(&run, settings)?;
+    let run = validate(training, run, base, &context.settings)?;
     apply::prune(context, &run, observed).await?;
-    apply::apply(context, &run, &objects, observed).await
+    apply::apply(context, &run, observed).await
 }
 
 /// Tells a person of what a status cannot show for long: how a run ended, and why its pods did.

@@ -1,7 +1,6 @@
 //! Which run a ModelTraining asks for: the current one, or the next.
 
 use kube::ResourceExt;
-use serde_json::json;
 use stoker_crds::{ModelTraining, ModelTrainingSpec, training::status::Phase};
 
 use crate::{digest, error::Result, labels::RESTART_ANNOTATION};
@@ -96,8 +95,8 @@ fn digest_of(spec: &ModelTrainingSpec, restart: Option<&String>, name: &str) -> 
         ttl_after_finished: _,
     } = spec;
     let short = |digest: String| digest.chars().take(16).collect();
-    let learns = digest::of(&json!([task, data, model, train, storage, restart]), name)?;
-    let pod = digest::of(&json!([checkpoint, resources, scheduling, retries, deadline]), name)?;
+    let learns = digest::of(&(task, data, model, train, storage, restart), name)?;
+    let pod = digest::of(&(checkpoint, resources, scheduling, retries, deadline), name)?;
     Ok(RunDigest { learns: short(learns), pod: short(pod) })
 }
 
