@@ -12,6 +12,8 @@ use stoker_e2e::{Error, Result};
 pub(crate) struct Machine {
     time: Timestamp,
     cpu: String,
+    /// The widest vectors that it computes with; its name does not tell that of a virtual machine.
+    vectors: &'static str,
     cores: usize,
     memory_gib: u64,
     kernel: String,
@@ -28,14 +30,25 @@ impl Machine {
         let kib =
             field(&read("/proc/meminfo")?, "MemTotal").and_then(|total| total.split(' ').next()?.parse::<u64>().ok());
         let load = read("/proc/loadavg")?.split(' ').next().and_then(|load| load.parse().ok());
+        let cpu = read("/proc/cpuinfo")?;
         Ok(Self {
             time: Timestamp::now(),
-            cpu: field(&read("/proc/cpuinfo")?, "model name").unwrap_or_else(|| "unknown".into()),
+            cpu: field(&cpu, "model name").unwrap_or_else(|| "unknown".into()),
+            vectors: widest_vectors(&field(&cpu, "flags").unwrap_or_default()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gib: kib.unwrap_or_default() >> 20,
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             load: load.unwrap_or_default(),
         })
+    }
+}
+
+fn widest_vectors(flags: &str) -> &'static str {
+    let has = |flag| flags.split(' ').any(|found| found == flag);
+    match (has("avx512f"), has("avx2")) {
+        (true, _) => "AVX-512",
+        (false, true) => "AVX2",
+        (false, false) => "without AVX2",
     }
 }
 
@@ -51,7 +64,7 @@ fn read(path: &str) -> Result<String> {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { time, cpu, cores, memory_gib, kernel, load } = self;
-        write!(f, "{cpu}, {cores} cores, {memory_gib} GiB, Linux {kernel}, load {load} before the start, {time:.0}")
+        let Self { time, cpu, vectors, cores, memory_gib, kernel, load } = self;
+        write!(f, "{cpu} ({vectors}), {cores} cores, {memory_gib} GiB, Linux {kernel}, load {load} before the start, {time:.0}")
     }
 }
