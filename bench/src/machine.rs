@@ -65,6 +65,9 @@ fn read(path: &str) -> Result<String> {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { time, cpu, vectors, cores, memory_gib, kernel, load } = self;
-        write!(f, "{cpu} ({vectors}), {cores} cores, {memory_gib} GiB, Linux {kernel}, load {load} before the start, {time:.0}")
+        write!(
+            f,
+            "{cpu} ({vectors}), {cores} cores, {memory_gib} GiB, Linux {kernel}, load {load} before the start, {time:.0}"
+        )
     }
 }
