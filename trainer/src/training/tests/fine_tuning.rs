@@ -55,14 +55,14 @@ fn architecture(spec: &Value) -> Architecture {
 }
 
 /// A folder as transformers would leave it, and a configuration that starts from it.
-pub(super) struct Started {
+struct Started {
     dir: TempDir,
     config: TrainConfig,
     base: Predictor,
 }
 
 impl Started {
-    pub(super) fn new(spec: &Value, seed: u64, from: Value, train: Value) -> Self {
+    fn new(spec: &Value, seed: u64, from: Value, train: Value) -> Self {
         let dir = TempDir::new().unwrap();
         let architecture = architecture(spec);
         let network = architecture.init(seed, &Device::flex());
@@ -123,7 +123,7 @@ impl Started {
         RUNTIME.block_on(publish_model(&root, publication)).unwrap()
     }
 
-    pub(super) fn fit(&self, run: &Run, watch: &Recorder) -> Result<Fitted, TrainError> {
+    fn fit(&self, run: &Run, watch: &Recorder) -> Result<Fitted, TrainError> {
         let problem = Problem {
             train: &Counting(24),
             validation: &Counting(8),
@@ -134,7 +134,7 @@ impl Started {
             fingerprint: "sha256:of-the-data",
         };
         let surroundings = Surroundings {
-            device: &run.device,
+            device: &Device::flex(),
             checkpoints: &run.folder,
             runtime: RUNTIME.handle(),
             watch,
