@@ -244,7 +244,7 @@ pub struct TrainingSummary {
     /// Such as `21/50`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<String>,
-    /// Such as `0.081`: of the last steps while it trains, of the validation split afterwards.
+    /// Such as `0.081`: of the epoch so far while it trains, of the validation split afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
     /// Such as `accuracy 0.97`.

@@ -26,7 +26,7 @@ pub(super) fn final_metrics(metrics: &BTreeMap<Split, Metrics>) -> Option<&Metri
     metrics.get(&Split::Test).or_else(|| metrics.get(&Split::Validation))
 }
 
-/// Of a run that goes on the loss of its last steps, which moves, and not that of its last evaluation, which stands still;
+/// Of a run that goes on the mean loss of its epoch so far, which moves, and not that of its last evaluation, which stands still;
 /// of one that is over that of rows that it has not learned from, where there are such.
 fn loss(metrics: &BTreeMap<Split, Metrics>, is_running: bool) -> Option<f64> {
     let splits = if is_running { [Split::Train, Split::Validation] } else { [Split::Validation, Split::Train] };
