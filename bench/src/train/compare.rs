@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 use stoker_crds::{
-    RunReport, TrainConfig,
+    Progress, RunReport, TrainConfig,
     artifact::WEIGHTS,
     metric::{LOSS, Metrics, Split},
     progress::Stage,
@@ -26,6 +26,9 @@ use crate::{
     trainer::{self, Steps, Trainer},
 };
 
+/// The first steps of a language model, whose mean loss is compared: some tens of steps later, rounding alone has led eager and
+/// compiled PyTorch apart.
+pub(super) const COMPARED: u32 = 20;
 /// A learning rate by which no weight changes, other than those that are 0.
 const NO_RATE: f64 = 1e-30;
 
@@ -52,8 +55,6 @@ pub(super) struct Task {
     pub(super) unit: &'static str,
     /// How many of them a step has.
     pub(super) units_per_step: f64,
-    /// Of how many first steps the mean loss is compared; if of none, the loss of the trained model is.
-    pub(super) compared: Option<usize>,
     /// How far the losses may differ, of the peer's.
     pub(super) tolerance: f64,
     pub(super) target: Target,
@@ -197,8 +198,7 @@ pub(super) async fn compare(task: &Task, peer: &Peer, repetitions: u32) -> Resul
     let speed =
         |runs: &[Trained]| Speed::of(runs.iter().map(|run| run.steps_per_second * task.units_per_step).collect());
     let [of_eager, of_compiled] = &theirs;
-    let (loss, peer_loss) =
-        (mean_loss(&ours, task.compared), mean_loss(of_eager.iter().chain(of_compiled), task.compared));
+    let (loss, peer_loss) = (mean_loss(&ours), mean_loss(of_eager.iter().chain(of_compiled)));
     Ok(Figures {
         task: task.name.clone(),
         unit: task.unit,
@@ -223,9 +223,9 @@ fn same_samples(ours: &[Trained], peer: &Trained) -> Result<()> {
     }
 }
 
-fn mean_loss<'a>(runs: impl IntoIterator<Item = &'a Trained>, steps: Option<usize>) -> f64 {
-    let first = |run: &'a Trained| run.losses.iter().copied().take(steps.unwrap_or(usize::MAX));
-    let losses: Vec<f64> = runs.into_iter().flat_map(first).collect();
+fn mean_loss<'a>(runs: impl IntoIterator<Item = &'a Trained>) -> f64 {
+    let losses: Vec<f64> =
+        runs.into_iter().flat_map(|run| run.losses.iter().take(COMPARED as usize)).copied().collect();
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
@@ -247,7 +247,7 @@ async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, peer: &Pee
 }
 
 /// A training that can begin: its configuration and first weights as files.
-pub(super) struct Prepared {
+struct Prepared {
     config: TrainConfig,
     file: PathBuf,
     start: Start,
@@ -257,7 +257,7 @@ impl Prepared {
     /// Takes the first weights, which both sides start from, out of a model that Stoker has trained without learning. A
     /// language model leaves the plateau of letters without context sooner or later by the order of the sequences alone:
     /// both take them in the same.
-    pub(super) async fn new(config: &TrainConfig, folder: &Path) -> Result<Self> {
+    async fn new(config: &TrainConfig, folder: &Path) -> Result<Self> {
         let mut config = config.clone();
         config.storage.uri = format!("file://{}/storage", folder.display());
         // Until the run is over, so that nothing but steps is timed.
@@ -281,13 +281,13 @@ impl Prepared {
         trainer::write(&path, &config).map(|()| path)
     }
 
-    pub(super) async fn peer(&self, task: &Task, mode: Mode, peer: &Peer) -> Result<Trained> {
+    async fn peer(&self, task: &Task, mode: Mode, peer: &Peer) -> Result<Trained> {
         peer.train(task.script, &self.file, &self.start, mode, task.warm_up).await
     }
 
     /// One run of the trainer. A language model is not evaluated on all that it has read: its loss is the mean of its first
     /// steps.
-    pub(super) async fn stoker(&self, warm_up: u64) -> Result<Trained> {
+    async fn stoker(&self, warm_up: u64) -> Result<Trained> {
         // In a storage of its own: a run goes on from the last checkpoint of one before it.
         let storage = trainer::temporary()?;
         let mut config = self.config.clone();
@@ -308,8 +308,7 @@ impl Prepared {
         let last = last.ok_or_else(|| Error::Unexpected("the trainer was not seen to train".into()))?;
         let losses = match &report {
             Some(report) => vec![train_loss(report.metrics.get(&Split::Train))?],
-            // The mean of the steps until then.
-            None => vec![train_loss(last.history.first().and_then(|at| at.metrics.get(&Split::Train)))?],
+            None => vec![loss_of_first_steps(&last)?],
         };
         Ok(Trained { steps_per_second: steps.per_second(warm_up, last.total_steps)?, losses, samples: last.data.train })
     }
@@ -318,6 +317,16 @@ impl Prepared {
 fn train_loss(metrics: Option<&Metrics>) -> Result<f64> {
     let loss = metrics.and_then(|metrics| metrics.get(LOSS));
     loss.copied().ok_or_else(|| Error::Unexpected("the run has no loss of the training split".into()))
+}
+
+/// The mean loss of the steps that are compared.
+fn loss_of_first_steps(progress: &Progress) -> Result<f64> {
+    match progress.history.first() {
+        Some(point) if point.step == u64::from(COMPARED) => train_loss(point.metrics.get(&Split::Train)),
+        _ => Err(Error::Unexpected(format!(
+            "the first epoch has fewer than {COMPARED} steps, whose loss is compared: take fewer sequences in a step"
+        ))),
+    }
 }
 
 /// Writes the order of the sequences in each epoch.

@@ -9,7 +9,7 @@ use stoker_e2e::{Error, Result};
 
 use super::{
     Options,
-    compare::{self, Target, Task},
+    compare::{self, COMPARED, Target, Task},
     peer::Peer,
     vocabulary,
 };
@@ -24,8 +24,6 @@ const TEXT: &str = "datasets/opticks/opticks.txt";
 const COPIES: usize = 20;
 /// GPT-2's parameters, those of positions left out, which are only looked up.
 const GPT2_PARAMETERS: f64 = 123.7e6;
-/// Steps whose losses are compared: some tens of steps later, rounding alone has led eager and compiled PyTorch apart.
-const COMPARED: u32 = 20;
 
 /// What is to be reached.
 const GPT: Target = Target::Best(1.0, 1.2);
@@ -77,7 +75,6 @@ fn task(size: &Size, tokens: &str, config: TrainConfig) -> Task {
         warm_up: warm_up.into(),
         unit: "tokens",
         units_per_step: f64::from(batch) * f64::from(context),
-        compared: Some(COMPARED as usize),
         // Sums of thousands of 32-bit floats in another order, and what follows from it in the steps after. A weight decay that
         // also took biases and gains was off by 1e-4.
         tolerance: 3e-5,

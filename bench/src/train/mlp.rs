@@ -33,7 +33,6 @@ fn task(name: &str, title: &str, tolerance: f64) -> Result<Task> {
         warm_up: 100,
         unit: "steps",
         units_per_step: 1.0,
-        compared: None,
         tolerance,
         target: Target::Eager(4.0),
     })
