@@ -2,7 +2,7 @@
 
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::{NamespaceResourceScope, Request},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -93,12 +93,34 @@ pub async fn patch<A: Answer>(context: &Context, namespace: &str, name: &str, fi
 /// # Errors
 /// [`Error::Api`] if it is refused.
 pub async fn delete<K: Answer>(context: &Context, namespace: &str, name: &str) -> Result<()> {
+    delete_if::<K>(context, namespace, name, None).await?;
+    Ok(())
+}
+
+/// Deletes an object and what it owns, unless it has changed since it was read, or is another one of its name; returns whether it
+/// is gone.
+///
+/// # Errors
+/// [`Error::Api`] if it is refused.
+pub async fn delete_unchanged<K: Answer + Object>(context: &Context, object: &K) -> Result<bool> {
+    let unchanged = Preconditions { uid: object.uid(), resource_version: object.resource_version() };
+    delete_if::<K>(context, &namespace_of(object)?, &object.name_any(), Some(unchanged)).await
+}
+
+/// Deletes an object that is as it has to be for that, and returns whether it is gone.
+async fn delete_if<K: Answer>(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    preconditions: Option<Preconditions>,
+) -> Result<bool> {
     context.fence.check()?;
-    let parameters =
-        DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    let has_conditions = preconditions.is_some();
+    let parameters = DeleteParams { preconditions, ..DeleteParams::background() };
     match context.api::<K>(namespace).delete(name, &parameters).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(true),
+        Err(kube::Error::Api(status)) if has_conditions && status.is_conflict() => Ok(false),
         Err(error) => Err(Error::api("delete", format!("{} {name}", K::kind(&())), error)),
     }
 }

@@ -17,7 +17,10 @@ use kube::{
     runtime::{WatchStreamExt, watcher::watch_object},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    readiness::Readiness,
+};
 
 /// Name of the Lease.
 pub const LEASE: &str = "stoker";
@@ -64,6 +67,7 @@ pub struct Election {
     api: Api<Lease>,
     identity: String,
     fence: Fence,
+    readiness: Readiness,
 }
 
 /// What a replica may do about the Lease.
@@ -88,8 +92,8 @@ enum Renewal {
 
 impl Election {
     /// An election among the replicas that share the Lease of that API's namespace.
-    pub fn new(api: Api<Lease>, identity: String, fence: Fence) -> Self {
-        Self { api, identity, fence }
+    pub fn new(api: Api<Lease>, identity: String, fence: Fence, readiness: Readiness) -> Self {
+        Self { api, identity, fence, readiness }
     }
 
     /// Waits until this replica leads, and returns the Lease that it holds. While another one holds it, this one only
@@ -108,7 +112,10 @@ impl Election {
                     None => DURATION,
                 };
                 match tokio::time::timeout(wait, changes.next()).await {
-                    Ok(Some(Ok(lease))) => (known, seen_at) = (Some(lease), Instant::now()),
+                    Ok(Some(Ok(lease))) => {
+                        self.readiness.has_read_lease();
+                        (known, seen_at) = (Some(lease), Instant::now());
+                    }
                     Ok(Some(Err(error))) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "the Lease cannot be watched");
                     }
@@ -280,11 +287,12 @@ mod tests {
             ),
             Step::echo("PUT", "/apis/coordination.k8s.io/v1/namespaces/stoker-system/leases/stoker"),
         ]);
-        let fence = Fence::default();
-        let election = Election::new(Api::namespaced(server.client(), "stoker-system"), "b".into(), fence.clone());
+        let (fence, readiness) = (Fence::default(), Readiness::default());
+        let leases = Api::namespaced(server.client(), "stoker-system");
+        let election = Election::new(leases, "b".into(), fence.clone(), readiness.clone());
         let lease = election.win().await;
         drop(election);
-        assert!(fence.check().is_ok());
+        assert!(fence.check().is_ok() && readiness.waits_for().is_none());
         assert_eq!(
             (holder(&lease).map(String::as_str), lease.metadata.resource_version.as_deref()),
             (Some("b"), Some("7"))
@@ -300,7 +308,8 @@ mod tests {
             Step::refuse("PUT", path, 409, "Conflict", "the object has been modified"),
             Step::get(path, json!(held_by("b"))),
         ]);
-        let election = Election::new(Api::namespaced(server.client(), "stoker-system"), "a".into(), Fence::default());
+        let leases = Api::namespaced(server.client(), "stoker-system");
+        let election = Election::new(leases, "a".into(), Fence::default(), Readiness::default());
         assert_eq!(election.renew(&mut held_by("a")).await, Renewal::Lost);
         drop(election);
         server.requests().await;

@@ -19,7 +19,7 @@ use stoker_crds::{
 #[derive(Debug, Deserialize)]
 pub struct Lean<K, S, T> {
     /// Without managed fields, and without the copy of the spec that `kubectl apply` leaves.
-    #[serde(deserialize_with = "lean_metadata")]
+    #[serde(deserialize_with = "read_metadata")]
     pub metadata: ObjectMeta,
     /// What is wanted.
     pub spec: S,
@@ -65,9 +65,15 @@ pub struct DeploymentSpec {
     pub replicas: Option<i32>,
 }
 
-/// A kind of which answers are read lean.
-pub trait ReadLean: Sized {
-    /// As it is read.
+/// A kind of ours, which is read lean.
+pub trait ReadLean:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static
+{
+    /// What is wanted of it.
+    type Spec: DeserializeOwned;
+    /// What is.
+    type Status: DeserializeOwned;
+    /// As the answer to a request of our own is read.
     type Lean: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + DeserializeOwned
         + Clone
@@ -75,12 +81,21 @@ pub trait ReadLean: Sized {
         + Send
         + Into<Self>
         + 'static;
+
+    /// The object of these parts.
+    fn of(metadata: ObjectMeta, spec: Self::Spec, status: Option<Self::Status>) -> Self;
 }
 
 macro_rules! read_lean {
     ($kind:ident, $spec:ident, $status:ident) => {
         impl ReadLean for $kind {
+            type Spec = $spec;
+            type Status = $status;
             type Lean = Lean<$kind, $spec, Option<$status>>;
+
+            fn of(metadata: ObjectMeta, spec: $spec, status: Option<$status>) -> Self {
+                Self { metadata, spec, status }
+            }
         }
 
         impl From<<$kind as ReadLean>::Lean> for $kind {
@@ -150,7 +165,11 @@ struct Metadata {
     owner_references: Option<Vec<OwnerReference>>,
 }
 
-fn lean_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+/// An object's metadata, lean.
+///
+/// # Errors
+/// If it is none.
+pub(crate) fn read_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut read = Metadata::deserialize(deserializer)?;
     if let Some(annotations) = &mut read.annotations {
         annotations.remove(LAST_APPLIED);

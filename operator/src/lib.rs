@@ -29,6 +29,7 @@ pub mod pods;
 pub mod poll;
 pub mod probes;
 pub mod rbac;
+pub mod readiness;
 pub mod requests;
 pub mod settings;
 pub mod status;
@@ -36,6 +37,7 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod training;
+pub mod unreadable;
 mod versions;
 pub mod watches;
 pub mod workloads;

@@ -21,6 +21,7 @@ use crate::{
     metrics::Metrics,
     poll::Poller,
     probes,
+    readiness::Readiness,
     requests::counted_client,
     settings::Settings,
     training,
@@ -58,7 +59,7 @@ pub enum Fatal {
 /// If it cannot start, or has to stop.
 pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let settings = Arc::new(settings);
-    let fence = Fence::default();
+    let (fence, readiness) = (Fence::default(), Readiness::default());
     let mut registry = Registry::with_prefix("stoker");
     let client = counted_client(&mut registry).await.map_err(Box::new)?;
     let metrics = Arc::new(Metrics::new(&mut registry));
@@ -68,19 +69,19 @@ pub async fn run(settings: Settings) -> Result<(), Fatal> {
     registry.register_collector(Box::new(Figures::new(contexts, fence.clone())));
 
     let leases = Api::namespaced(client, &settings.operator_namespace);
-    let election = Election::new(leases, settings.identity.clone(), fence);
+    let election = Election::new(leases, settings.identity.clone(), fence, readiness.clone());
     let address = settings.listen;
     tokio::select! {
-        served = probes::serve(address, Arc::new(registry)) => match served {
+        served = probes::serve(address, Arc::new(registry), readiness.clone()) => match served {
             Ok(()) => Err(Fatal::ControllerEnded(None)),
             Err(source) => Err(Fatal::Probes { address, source }),
         },
-        ended = lead(&election, scopes) => ended,
+        ended = lead(&election, scopes, &readiness) => ended,
     }
 }
 
 /// Waits to lead, leads, and gives the Lease up when it is told to end.
-async fn lead(election: &Election, scopes: Vec<(Arc<Context>, Writers)>) -> Result<(), Fatal> {
+async fn lead(election: &Election, scopes: Vec<(Arc<Context>, Writers)>, readiness: &Readiness) -> Result<(), Fatal> {
     let mut told_to_end = std::pin::pin!(told_to_end()?);
     tracing::info!("waits for the leader's Lease");
     let mut lease = tokio::select! {
@@ -88,7 +89,9 @@ async fn lead(election: &Election, scopes: Vec<(Arc<Context>, Writers)>) -> Resu
         () = &mut told_to_end => return Ok(()),
     };
     tracing::info!("leads");
-    let mut work: JoinSet<()> = scopes.into_iter().flat_map(|(context, writers)| work(context, writers)).collect();
+    readiness.leads(scopes.len());
+    let of_scope = |(context, writers)| work(context, writers, readiness.clone());
+    let mut work: JoinSet<()> = scopes.into_iter().flat_map(of_scope).collect();
     let ended = tokio::select! {
         // None ever ends by itself; whichever did would leave the others half blind.
         ended = work.join_next() => Err(Fatal::ControllerEnded(ended.and_then(Result::err))),
@@ -126,7 +129,7 @@ fn scopes(shared: &Shared) -> Vec<(Arc<Context>, Writers)> {
 
 /// What watches, asks pods, and reconciles, for ever: each a task of its own, so that what wakes one of them does not wake
 /// the others.
-fn work(context: Arc<Context>, writers: Writers) -> Vec<BoxFuture<'static, ()>> {
+fn work(context: Arc<Context>, writers: Writers, readiness: Readiness) -> Vec<BoxFuture<'static, ()>> {
     let (bell, Triggers { trainings, deployments }) = Bell::new();
     let trainers = Poller::<Progress> {
         port: progress::PROGRESS_PORT,
@@ -146,7 +149,11 @@ fn work(context: Arc<Context>, writers: Writers) -> Vec<BoxFuture<'static, ()>> 
     };
     // Before everything is known, what is there would be taken for missing. A store wakes only one of those that wait for it.
     let everything = context.clone();
-    let listed = async move { everything.listed().await }.boxed().shared();
+    let listed = async move {
+        everything.listed().await;
+        readiness.has_listed();
+    };
+    let listed = listed.boxed().shared();
     let mut work = watches::all(&context, writers, &bell);
     work.push(Box::pin(trainers.run(bell.clone())));
     work.push(Box::pin(servers.run(bell)));

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use stoker_crds::{
     config::TERMINATION_MESSAGE_PATH,
-    training::{Cache, Resources, Scheduling, pod::DEFAULT_CACHE},
+    training::{Cache, Resources, Scheduling, pod::DEFAULT_CACHE, storage::CLOUD_IDENTITY_ENV},
 };
 
 use crate::settings::Settings;
@@ -22,6 +22,8 @@ use crate::settings::Settings;
 const NONROOT: i64 = 65532;
 /// Where the GPU image keeps compiled kernels (images/cubecl.toml).
 const KERNEL_CACHE: &str = "/cache";
+/// The label by which Azure gives a pod the identity of its service account.
+const AZURE_IDENTITY: &str = "azure.workload.identity/use";
 /// The extended resource of a GPU.
 const GPU: &str = "nvidia.com/gpu";
 
@@ -105,6 +107,9 @@ impl PodPlan<'_> {
             let source = kernel_cache(self.resources.cache.as_ref());
             self.volumes.push(Mount { name: "kernels", path: KERNEL_CACHE, source });
         }
+        if self.service_account.is_some() {
+            self.labels.insert(AZURE_IDENTITY.into(), "true".into());
+        }
         let spec = PodSpec {
             containers: vec![self.container(settings)],
             volumes: Some(self.volumes.iter().map(Mount::volume).collect()),
@@ -134,6 +139,12 @@ impl PodPlan<'_> {
             value: Some(value.clone()),
             ..EnvVar::default()
         });
+        // Google has no other sign of it.
+        let identity = self.service_account.map(|_| EnvVar {
+            name: CLOUD_IDENTITY_ENV.into(),
+            value: Some("true".into()),
+            ..EnvVar::default()
+        });
         let credentials = self.credentials.iter().map(|(prefix, secret)| EnvFromSource {
             prefix: Some((*prefix).into()),
             secret_ref: Some(SecretEnvSource { name: (*secret).into(), optional: Some(false) }),
@@ -150,7 +161,7 @@ impl PodPlan<'_> {
             image: Some(settings.image(self.resources.gpus).into()),
             image_pull_policy: Some(settings.image_pull_policy.clone()),
             args: Some(self.args.clone()),
-            env: Some(env.collect()),
+            env: Some(env.chain(identity).collect()),
             env_from: Some(credentials.collect()),
             ports: Some(ports.collect()),
             resources: Some(resources(self.resources)),

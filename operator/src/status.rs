@@ -5,15 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
-    ResourceExt,
-    api::{Patch, PatchParams},
+    Resource, ResourceExt,
+    api::{PartialObjectMeta, Patch, PatchParams},
 };
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    apply::{FIELD_MANAGER, Object},
+    apply::{Answer, FIELD_MANAGER},
     context::Context,
     error::{Error, Result},
     lean::ReadLean,
@@ -76,28 +77,64 @@ fn version(object: &impl ResourceExt) -> u64 {
 /// [`Error::Api`] if it is refused; an object that is gone meanwhile needs no status.
 pub async fn write<K, S>(context: &Context, written: &Written<K>, object: &K, status: &S) -> Result<()>
 where
-    K: Object + ReadLean,
+    K: ReadLean,
     S: Serialize,
 {
+    // The UID keeps the status from a newer object of the same name.
+    let identity = ObjectMeta { resource_version: None, ..identity_of(object.meta()) };
+    let status =
+        serde_json::to_value(status).map_err(|source| Error::Serialize { object: describe::<K>(&identity), source })?;
+    if let Some(after) = applied::<K, K::Lean>(context, identity, status).await? {
+        written.remember(after.into());
+    }
+    Ok(())
+}
+
+/// Writes the status of an object of that metadata, whole, unless the object has changed since it was read: then the watch tells
+/// of what it has become.
+///
+/// # Errors
+/// [`Error::Api`] if it is refused.
+pub async fn write_unchanged<K: ReadLean>(context: &Context, read: &ObjectMeta, status: Value) -> Result<()> {
+    applied::<K, PartialObjectMeta<K>>(context, identity_of(read), status).await.map(drop)
+}
+
+/// What tells an object from all others, and from what it was and will be.
+fn identity_of(meta: &ObjectMeta) -> ObjectMeta {
+    let ObjectMeta { name, namespace, uid, resource_version, .. } = meta;
+    ObjectMeta {
+        name: name.clone(),
+        namespace: namespace.clone(),
+        uid: uid.clone(),
+        resource_version: resource_version.clone(),
+        ..ObjectMeta::default()
+    }
+}
+
+fn describe<K: Resource<DynamicType = ()>>(identity: &ObjectMeta) -> String {
+    format!("the status of {} {}", K::kind(&()), identity.name.as_deref().unwrap_or_default())
+}
+
+/// Applies a status, and returns the answer: none if there is no object any more that is as `identity` says.
+async fn applied<K, A>(context: &Context, identity: ObjectMeta, status: Value) -> Result<Option<A>>
+where
+    K: Resource<DynamicType = ()>,
+    A: Answer,
+{
     context.fence.check()?;
-    let name = object.name_any();
-    let describe = || format!("the status of {} {name}", K::kind(&()));
-    let namespace = object.namespace().ok_or_else(|| Error::Incomplete(describe(), "namespace"))?;
-    let status = serde_json::to_value(status).map_err(|source| Error::Serialize { object: describe(), source })?;
+    let describe = || describe::<K>(&identity);
+    let name = identity.name.clone().unwrap_or_default();
+    let namespace = identity.namespace.clone().ok_or_else(|| Error::Incomplete(describe(), "namespace"))?;
     let patch = serde_json::json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        // The UID keeps the status from a newer object of the same name.
-        "metadata": { "name": name, "uid": object.uid() },
+        "metadata": identity,
         "status": without_empty(status),
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    match context.api::<K::Lean>(&namespace).patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
-        Ok(after) => {
-            written.remember(after.into());
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+    match context.api::<A>(&namespace).patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
+        Ok(after) => Ok(Some(after)),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(None),
         Err(error) => Err(Error::api("write", describe(), error)),
     }
 }

@@ -7,7 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    channel::mpsc,
+    future::{self, BoxFuture},
+    stream,
+};
 use k8s_openapi::api::{core::v1::Service, networking::v1::NetworkPolicy, policy::v1::PodDisruptionBudget};
 use kube::{
     Api, Resource, ResourceExt,
@@ -29,6 +34,7 @@ use crate::{
     labels::{self, Owner, RESTART_ANNOTATION},
     lean::{Deployment, Job, Pod, ReadLean},
     training::base,
+    unreadable::{self, Watched, readable},
 };
 
 /// How many objects a page of an initial list holds: few, since a page is in memory as a whole.
@@ -52,19 +58,23 @@ impl Default for Writers {
 pub fn all(context: &Arc<Context>, writers: Writers, bell: &Bell) -> Vec<BoxFuture<'static, ()>> {
     let (children, dependents) = (&context.children, Arc::new(Dependents::default()));
     let (in_policies, on_policy) = (context.clone(), bell.clone());
+    let mut listed = HashSet::new();
     let policies = metadata::<NetworkPolicy>(context).inspect_ok(move |event| {
-        let Event::Delete(policy) = event else { return };
-        if let Some(namespace) = in_policies.guarded_namespaces.deleted(&policy.metadata) {
+        for namespace in in_policies.guarded_namespaces.unguarded(event, &mut listed) {
             running_in(&in_policies, &namespace).for_each(|training| on_policy.ring(training));
         }
     });
+    let (of_trainings, refused_trainings) = resources(context, &context.trainings);
+    let (of_deployments, refused_deployments) = resources(context, &context.deployments);
     let trainings =
-        trainings(context.clone(), reflected(resources(context), writers.trainings), dependents.clone(), bell.clone());
+        trainings(context.clone(), reflected(of_trainings, writers.trainings), dependents.clone(), bell.clone());
     let deployments =
-        deployments(context.clone(), reflected(resources(context), writers.deployments), dependents, bell.clone());
+        deployments(context.clone(), reflected(of_deployments, writers.deployments), dependents, bell.clone());
     vec![
         Box::pin(trainings),
         Box::pin(deployments),
+        refused_trainings,
+        refused_deployments,
         Box::pin(ring(owned::<Job, _>(context, &context.jobs), bell.clone())),
         Box::pin(ring(owned::<Pod, _>(context, &context.pods), bell.clone())),
         Box::pin(ring(owned::<Deployment, _>(context, &context.workloads), bell.clone())),
@@ -169,18 +179,16 @@ fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(before: Vec<Arc<K>>, 
     gone.chain(there.iter().map(|object| Seen { object: object.clone(), is_gone: false })).collect()
 }
 
-/// The changes of a kind of ours.
-fn resources<K>(context: &Context) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>
-where
-    K: ReadLean + Send + 'static,
-{
-    events(context.watched::<K::Lean>(), watcher::Config::default()).map_ok(|event| match event {
-        Event::Init => Event::Init,
-        Event::InitApply(object) => Event::InitApply(object.into()),
-        Event::InitDone => Event::InitDone,
-        Event::Apply(object) => Event::Apply(object.into()),
-        Event::Delete(object) => Event::Delete(object.into()),
-    })
+/// The changes of a kind of ours, for its store, and what says of those objects that cannot be read that they cannot.
+pub(crate) fn resources<K: ReadLean>(
+    context: &Arc<Context>,
+    store: &Store<K>,
+) -> (impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>, BoxFuture<'static, ()>) {
+    let (store, (refuse, refused)) = (store.clone(), mpsc::unbounded());
+    let changes = events(context.watched::<Watched<K>>(), watcher::Config::default())
+        .try_filter_map(move |event| future::ready(Ok(readable(event, &store, &refuse))));
+    let say: BoxFuture<'static, ()> = Box::pin(unreadable::say::<K>(context.clone(), refused));
+    (changes, say)
 }
 
 async fn trainings(

@@ -10,16 +10,16 @@
 #[cfg(feature = "kinds")]
 pub mod status;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroU32};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     duration::Duration,
     training::{
         Cache, Resources, Scheduling,
-        pod::{QUANTITY, cache_rule},
+        pod::{QUANTITY, amount_rules, bytes_rules, cache_rule},
     },
 };
 
@@ -172,16 +172,19 @@ impl Serialize for Version {
 impl<'de> Deserialize<'de> for Version {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        enum Word {
+            Latest,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "version must be Latest or a number from 1 to 4294967295")]
         enum Written {
-            Number(u32),
-            Text(String),
+            Number(NonZeroU32),
+            Word(Word),
         }
-        match Written::deserialize(deserializer)? {
-            Written::Number(number) if number > 0 => Ok(Self::Number(number)),
-            Written::Text(text) if text == "Latest" => Ok(Self::Latest),
-            _ => Err(D::Error::custom("version must be Latest or a number from 1")),
-        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Number(number) => Self::Number(number.get()),
+            Written::Word(Word::Latest) => Self::Latest,
+        })
     }
 }
 
@@ -198,8 +201,8 @@ impl JsonSchema for Version {
         json_schema!({
             "x-kubernetes-int-or-string": true,
             "x-kubernetes-validations": [{
-                "rule": "type(self) == string ? self == 'Latest' : self >= 1",
-                "message": "must be Latest or a number from 1",
+                "rule": "type(self) == string ? self == 'Latest' : self >= 1 && self <= 4294967295",
+                "message": "must be Latest or a number from 1 to 4294967295",
             }],
         })
     }
@@ -261,9 +264,11 @@ pub struct ServerResources {
     pub gpus: u32,
     /// CPUs, such as `4` or `500m`.
     #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
+    #[schemars(extend("x-kubernetes-validations" = amount_rules()))]
     pub cpu: String,
     /// Memory, such as `512Mi`.
     #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY))]
+    #[schemars(extend("x-kubernetes-validations" = bytes_rules()))]
     pub memory: String,
     /// Where the kernels that are compiled for the GPU, and the measurements of which of them are fastest, are kept. The
     /// default is 2Gi of the node's disk, gone with the pod.

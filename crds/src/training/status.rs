@@ -11,7 +11,7 @@ use crate::{
     metric::{Metrics, Split},
     progress::{DataStats, HistoryPoint, Sample, Stage, Throughput},
     report::Reason,
-    training::model::BaseVersion,
+    training::{Storage, model::BaseVersion},
 };
 
 /// The most published versions that status lists; older ones stay in storage.
@@ -179,6 +179,9 @@ pub struct TrainingEstimate {
     pub optimizer: String,
     /// Memory of what the forward pass of a batch keeps for the backward pass.
     pub activations: String,
+    /// Memory of copies: what is learned and the optimizer's state, while a checkpoint of them is written and the steps go on;
+    /// and the weights of the best evaluation, where they are to be restored.
+    pub copies: String,
 }
 
 /// A published version of a model.
@@ -196,6 +199,40 @@ pub struct ModelVersion {
     /// Its metrics on the test split, or on validation where there is no test split.
     #[serde(default)]
     pub metrics: Metrics,
+    /// The storage that it lies in, as it was when it was published: a later change of `spec.storage` is for later versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<ModelStorage>,
+}
+
+/// The storage that a model lies in, and how it is read there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelStorage {
+    /// The folder under which everything was written.
+    pub uri: String,
+    /// The Secret with the credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+    /// The service account that has an identity in the cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+    /// The volume that it lies on, if it lies on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<String>,
+}
+
+impl From<Storage> for ModelStorage {
+    fn from(storage: Storage) -> Self {
+        let Storage { uri, secret_name, service_account_name, persistent_volume_claim } = storage;
+        Self { uri, secret_name, service_account_name, persistent_volume_claim }
+    }
+}
+
+impl From<ModelStorage> for Storage {
+    fn from(storage: ModelStorage) -> Self {
+        let ModelStorage { uri, secret_name, service_account_name, persistent_volume_claim } = storage;
+        Self { uri, secret_name, service_account_name, persistent_volume_claim }
+    }
 }
 
 /// What a run used.
@@ -205,8 +242,12 @@ pub struct UsedResources {
     /// What it computed on; empty until its trainer has said so.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
-    /// GPU-seconds of all its pods.
+    /// GPU-seconds of all its pods that have ended.
     pub gpu_seconds: f64,
+    /// When the newest pod was created whose GPU-seconds are counted, RFC 3339. Those of later ones are added when they end,
+    /// and those of earlier ones stay counted when the pods are gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted_until: Option<String>,
     /// Memory that is in use on the GPU, such as `31Gi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_memory: Option<String>,

@@ -51,6 +51,7 @@ pub(super) fn training(versions: u32) -> ModelTraining {
         digest: digest(version),
         published_at: at(0).to_string(),
         metrics: [("accuracy".to_owned(), 0.972_222_222_222_222_2)].into(),
+        storage: None,
     };
     let versions: Vec<ModelVersion> = (1..=versions).rev().map(version).collect();
     training.status =

@@ -7,7 +7,7 @@ use stoker_crds::{
     deployment::{MAX_NAME, ModelSource, Server, TrainingSource, Version, status::ServedModel},
     training::{
         Resources, Scheduling, Storage, Task,
-        status::{MAX_VERSIONS, ModelVersion},
+        status::{MAX_VERSIONS, ModelStorage, ModelVersion},
     },
 };
 
@@ -106,7 +106,7 @@ pub(crate) fn validate(
 }
 
 /// The wanted version of a training's model, and the storage that it lies in. One that the training's bounded list has
-/// dropped is known by being `served`.
+/// dropped is known by being `served`, and taken to lie where the training writes now.
 fn published(
     source: &TrainingSource,
     training: Option<&ModelTraining>,
@@ -126,7 +126,7 @@ fn published(
         )));
     }
     let versions = training.status.as_ref().map(|status| status.versions.as_slice()).unwrap_or_default();
-    let Some(model) = find(source, training, served) else {
+    let Some((model, published_to)) = find(source, training, served) else {
         return missing(match source.version {
             Version::Latest => format!(
                 "ModelTraining '{name}' has not published a model yet; it is served as soon as it has (see: kubectl get modeltraining {name})"
@@ -141,25 +141,30 @@ fn published(
             ),
         });
     };
-    let Some(storage) = training.spec.storage.as_ref().or(default_storage) else {
+    let Some(storage) = versions::storage(published_to.as_ref(), training, default_storage) else {
         return Err(invalid(format!(
             "ModelTraining '{name}' sets no spec.storage, and the operator has no default storage any more: set spec.storage of the training"
         )));
     };
-    Ok((model, storage.clone()))
+    Ok((model, storage))
 }
 
-/// The wanted version as the training lists it, else as it is served.
-fn find(source: &TrainingSource, training: &ModelTraining, served: Option<&ServedModel>) -> Option<ServedModel> {
+/// The wanted version as the training lists it, with what it was published to, else as it is served.
+fn find(
+    source: &TrainingSource,
+    training: &ModelTraining,
+    served: Option<&ServedModel>,
+) -> Option<(ServedModel, Option<ModelStorage>)> {
     let status = training.status.as_ref()?;
     let is_wanted = |served: &&ServedModel| {
         served.training.as_ref() == Some(&source.name) && served.version.map(Version::Number) == Some(source.version)
     };
     match versions::find(status, source.version).cloned() {
-        Some(ModelVersion { version, uri, digest, metrics, published_at: _ }) => {
-            Some(ServedModel { training: Some(source.name.clone()), version: Some(version), digest, uri, metrics })
+        Some(ModelVersion { version, uri, digest, metrics, published_at: _, storage }) => {
+            let training = Some(source.name.clone());
+            Some((ServedModel { training, version: Some(version), digest, uri, metrics }, storage))
         }
-        None => served.filter(is_wanted).filter(|_| is_full(&status.versions)).cloned(),
+        None => Some((served.filter(is_wanted).filter(|_| is_full(&status.versions))?.clone(), None)),
     }
 }
 
@@ -299,6 +304,19 @@ mod tests {
         };
         let valid = validate(&deployment(), Some(&training), Some(&storage), true).unwrap();
         assert_eq!(valid.access, Access::Objects { secret: None, service_account: Some("reader".into()) });
+    }
+
+    #[test]
+    fn a_version_is_read_as_it_was_written_and_not_as_the_training_writes_now() {
+        let mut training = training(2);
+        let status = training.status.as_mut().unwrap();
+        status.versions[0].storage = training.spec.storage.clone().map(ModelStorage::from);
+        training.spec.storage.as_mut().unwrap().secret_name = Some("other".into());
+        // The first was published by an operator that did not take that down.
+        for (number, secret) in [(2, "s3"), (1, "other")] {
+            let valid = check(version(Version::Number(number)), Some(&training)).unwrap();
+            assert_eq!(valid.access, Access::Objects { secret: Some(secret.into()), service_account: None });
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn published(
     }
     let status = base.status.as_ref();
     let found = status.and_then(|status| versions::find(status, source.version));
-    let ModelVersion { version, uri, digest, .. } = found.ok_or_else(|| {
+    let ModelVersion { version, uri, digest, storage, .. } = found.ok_or_else(|| {
         missing(match source.version {
             Version::Latest => format!(
                 "ModelTraining '{name}' has not published a model yet; the run starts as soon as it has (see: kubectl get modeltraining {name})"
@@ -72,7 +72,7 @@ fn published(
             ),
         })
     })?;
-    let storage = base.spec.storage.as_ref().or(default_storage).ok_or_else(|| {
+    let storage = versions::storage(storage.as_ref(), base, default_storage).ok_or_else(|| {
         invalid(format!(
             "ModelTraining '{name}' sets no spec.storage, and the operator has no default storage any more: set spec.storage of that training"
         ))
@@ -82,14 +82,14 @@ fn published(
         version: *version,
         uri: uri.clone(),
         digest: digest.clone(),
-        secret_name: storage.secret_name.clone(),
-        persistent_volume_claim: storage.persistent_volume_claim.clone(),
+        secret_name: storage.secret_name,
+        persistent_volume_claim: storage.persistent_volume_claim,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use stoker_crds::ModelTrainingStatus;
+    use stoker_crds::{ModelTrainingStatus, training::status::ModelStorage};
 
     use super::*;
     use crate::training::fixtures;
@@ -112,6 +112,18 @@ mod tests {
             assert_eq!(version.secret_name.as_deref(), Some("base-s3"));
         }
         assert_eq!(resolved(&fixtures::training(), Some(&base)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_version_is_read_with_the_secret_that_it_was_written_with() {
+        let mut base = fixtures::base(&[1]);
+        let model = base.status.as_mut().unwrap().model.as_mut().unwrap();
+        model.storage = base.spec.storage.clone().map(ModelStorage::from);
+        base.spec.storage.as_mut().unwrap().secret_name = Some("rotated".into());
+        let secret = |wanted| resolved(&fixtures::fine_tuning(wanted), Some(&base)).unwrap().unwrap().secret_name;
+        assert_eq!(secret(Version::Latest).as_deref(), Some("base-s3"));
+        // The list holds it as an earlier operator wrote it.
+        assert_eq!(secret(Version::Number(1)).as_deref(), Some("rotated"));
     }
 
     #[test]

@@ -143,7 +143,7 @@ async fn obstacle(
     })
 }
 
-/// Read once per pod: status keeps it.
+/// Read once per pod, if it can be read: status keeps it.
 async fn log_tail(
     context: &Context,
     namespace: &str,
@@ -155,7 +155,8 @@ async fn log_tail(
     if observed.obstacle.is_some() {
         return None;
     }
-    if old.error.as_ref().is_some_and(|error| error.pod.as_deref() == Some(&pod.name)) {
+    let is_known = |error: &StatusError| error.pod.as_ref() == Some(&pod.name) && !error.log_tail.is_empty();
+    if old.error.as_ref().is_some_and(is_known) {
         return None;
     }
     match logs::tail(context, namespace, &pod.name, false).await {
@@ -164,5 +165,42 @@ async fn log_tail(
             tracing::warn!(error = &error as &dyn std::error::Error, "the log of a failed pod cannot be read");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use stoker_crds::Reason;
+
+    use super::*;
+    use crate::{
+        pods::Problem,
+        testing::{ApiServer, Step},
+        training::fixtures,
+    };
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_read_is_asked_for_again_and_one_that_status_keeps_is_not() {
+        let log = "/api/v1/namespaces/team/pods/digits-1-aaaaa/log";
+        let server = ApiServer::expecting([
+            Step::refuse("GET", log, 500, "InternalError", "the node does not answer"),
+            Step::get(log, json!("the last line")),
+        ]);
+        let (context, _writers) = server.context();
+        let training = fixtures::training();
+        let failed = fixtures::failed_pod("digits-1-aaaaa", Reason::PodFailed, 101, 50);
+        let problem = failed.problem.clone().map(|problem| Problem { needs_log: true, ..problem });
+        let failed = PodView { training: training.metadata.uid.clone(), problem, ..failed };
+        let mut old = ModelTrainingStatus::default();
+        context.pods.insert(Owner::training("team", "digits"), failed.name.clone(), failed.clone());
+        for is_read in [false, true, false] {
+            let observed = dereference(&context, &training, &Run::of(&training).unwrap(), &old).await;
+            assert_eq!(observed.log_tail.is_some(), is_read);
+            let log_tail = observed.log_tail.map(|tail| tail.lines).unwrap_or_default();
+            old.error = failed.error().map(|error| StatusError { log_tail, ..error });
+        }
+        drop(context);
+        server.requests().await;
     }
 }

@@ -63,6 +63,7 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
         suspend: training.spec.suspend,
         run: &run,
         base: base.as_ref(),
+        storage: training.spec.storage.as_ref().or(context.settings.default_storage.as_ref()),
         observed: &observed,
         applied: applied.as_ref().map(Result::as_ref),
         now: context.now(),
@@ -78,7 +79,7 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
         _ => {}
     }
 
-    let expires = ttl::expire(&context, &training, &new).await?;
+    let expires = ttl::expire(&context, &context.written_trainings.newer(training), &new).await?;
     let next_look = if run.is_finished { None } else { status::next_look(&observed, context.now()) };
     let wait = [expires, next_look].into_iter().flatten().min().and_then(|wait| Duration::try_from(wait).ok());
     Ok(match wait {

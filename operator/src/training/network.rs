@@ -5,7 +5,7 @@
 //! still runs then has it made again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -18,7 +18,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use kube::core::PartialObjectMeta;
+use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use stoker_crds::progress::PROGRESS_PORT;
 use tokio::sync::OnceCell;
 
@@ -42,12 +42,36 @@ impl GuardedNamespaces {
         all.entry(namespace.to_owned()).or_default().clone()
     }
 
-    /// Takes note that a policy was deleted, and says which namespace needs it again.
-    pub fn deleted(&self, policy: &ObjectMeta) -> Option<String> {
-        let namespace = policy.namespace.as_ref().filter(|_| policy.name.as_deref() == Some(NAME))?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace)?;
-        Some(namespace.clone())
+    /// Takes note of what a watch of policies tells, and says which namespaces need theirs again. `listed` is of the list that
+    /// is going on: a policy that was deleted while the watch was broken off is not in the next one, and no event tells of it.
+    pub fn unguarded(
+        &self,
+        event: &Event<PartialObjectMeta<NetworkPolicy>>,
+        listed: &mut HashSet<String>,
+    ) -> Vec<String> {
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(policy) => listed.extend(guarded_by(&policy.metadata).cloned()),
+            Event::InitDone => return self.forget(|namespace| !listed.contains(namespace)),
+            Event::Delete(policy) => {
+                let deleted = guarded_by(&policy.metadata);
+                return self.forget(|namespace| deleted == Some(namespace));
+            }
+            Event::Apply(_) => {}
+        }
+        Vec::new()
     }
+
+    /// Takes it that these namespaces have no policy, and names them.
+    fn forget(&self, which: impl Fn(&String) -> bool) -> Vec<String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extract_if(|namespace, _| which(namespace)).map(|(namespace, _)| namespace).collect()
+    }
+}
+
+/// The namespace whose trainers a policy is for.
+fn guarded_by(policy: &ObjectMeta) -> Option<&String> {
+    policy.namespace.as_ref().filter(|_| policy.name.as_deref() == Some(NAME))
 }
 
 /// Makes sure that a namespace has the policy; asks the API server once per namespace, however many runs begin in it.
@@ -103,9 +127,36 @@ fn policy(namespace: &str, owner: &OwnerReference, operator_namespace: &str) -> 
 
 #[cfg(test)]
 mod tests {
-    use kube::Resource;
+    use kube::{Resource, core::PartialObjectMetaExt};
 
+    use super::*;
     use crate::training::fixtures;
+
+    fn policy_of(namespace: &str, name: &str) -> PartialObjectMeta<NetworkPolicy> {
+        let (name, namespace) = (Some(name.to_owned()), Some(namespace.to_owned()));
+        ObjectMeta { name, namespace, ..ObjectMeta::default() }.into_response_partial()
+    }
+
+    #[test]
+    fn a_namespace_whose_policy_is_gone_is_unguarded_even_if_no_event_told_of_it() {
+        let (guarded, mut listed) = (GuardedNamespaces::default(), HashSet::new());
+        for namespace in ["kept", "missed", "told"] {
+            guarded.of(namespace);
+        }
+        let mut unguarded = |event| guarded.unguarded(&event, &mut listed);
+        assert!(unguarded(Event::Delete(policy_of("told", "digits"))).is_empty(), "another policy of the namespace");
+        assert_eq!(unguarded(Event::Delete(policy_of("told", NAME))), ["told"]);
+        assert!(unguarded(Event::Delete(policy_of("told", NAME))).is_empty(), "told already");
+        for expected in [vec!["missed"], vec![]] {
+            let list = [policy_of("kept", NAME), policy_of("missed", "digits"), policy_of("new", NAME)];
+            assert!(unguarded(Event::Init).is_empty());
+            assert!(list.into_iter().all(|policy| unguarded(Event::InitApply(policy)).is_empty()));
+            assert_eq!(unguarded(Event::InitDone), expected);
+        }
+        // Of what was listed last the next list knows nothing.
+        unguarded(Event::Init);
+        assert_eq!(unguarded(Event::InitDone), ["kept"]);
+    }
 
     #[test]
     fn only_the_operators_namespace_reaches_the_progress_port() {

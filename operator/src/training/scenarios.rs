@@ -21,6 +21,7 @@ use crate::{
     error::Error,
     labels::Owner,
     pods::{PodView, State},
+    settings::Settings,
     testing::{ApiServer, Seen, Step},
 };
 
@@ -206,6 +207,24 @@ async fn what_a_deleted_training_of_the_same_name_left_is_not_taken_for_its_own(
 }
 
 #[tokio::test]
+async fn a_version_is_listed_with_the_storage_that_it_was_written_to_be_it_the_operators() {
+    let server = ApiServer::expecting([Step::echo("PATCH", POLICY), status_written(), Step::echo("POST", EVENTS)]);
+    let (mut context, _writers) = server.context();
+    let mut training = fixtures::training();
+    let default_storage = training.spec.storage.take();
+    context.settings = Arc::new(Settings { default_storage, ..fixtures::settings() });
+    let owner = Owner::training("team", "digits");
+    context.jobs.insert(owner.clone(), "digits-1".into(), fixtures::job(Some(End::Complete), 60));
+    let pod = PodView { training: training.metadata.uid.clone(), ..fixtures::succeeded_pod() };
+    context.pods.insert(owner, pod.name.clone(), pod);
+    reconcile(Arc::new(training), Arc::new(context)).await.unwrap();
+    let status = written(&server.requests().await);
+    let storage = status.model.unwrap().storage.unwrap();
+    assert_eq!((storage.uri.as_str(), storage.secret_name.as_deref()), ("s3://models", Some("s3")));
+    assert_eq!(status.versions[0].storage, Some(storage));
+}
+
+#[tokio::test]
 async fn a_finished_run_is_never_run_again_though_its_job_is_gone() {
     let mut training = fixtures::training();
     training.status = Some(finished(&training));
@@ -339,6 +358,7 @@ fn finished(training: &ModelTraining) -> ModelTrainingStatus {
         suspend: false,
         run: &run,
         base: None,
+        storage: None,
         observed: &observed,
         applied: None,
         now: fixtures::now(),

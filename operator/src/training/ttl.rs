@@ -9,7 +9,11 @@ use crate::{apply, context::Context, error::Result};
 /// How soon to look again whether a ModelDeployment still names a ModelTraining whose time is over.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// Deletes a ModelTraining whose time is over, unless a ModelDeployment names it; else tells when to look again.
+/// How soon to look again at a ModelTraining that has changed since its time was found to be over.
+const LOOK_AGAIN_SOON: SignedDuration = SignedDuration::from_secs(1);
+
+/// Deletes a ModelTraining whose time is over, unless a ModelDeployment names it, or it has changed since it was read; else tells
+/// when to look again.
 ///
 /// # Errors
 /// If the API server refuses the deletion.
@@ -23,10 +27,9 @@ pub async fn expire(
         Some(left) if left > SignedDuration::ZERO => Ok(Some(left)),
         Some(_) if is_served(context, training) => Ok(Some(LOOK_AGAIN)),
         Some(_) => {
-            let namespace = training.namespace().unwrap_or_default();
             tracing::info!("spec.ttlAfterFinished is over: deleting the ModelTraining");
-            apply::delete::<ModelTraining>(context, &namespace, &training.name_any()).await?;
-            Ok(None)
+            let is_gone = apply::delete_unchanged(context, training).await?;
+            Ok((!is_gone).then_some(LOOK_AGAIN_SOON))
         }
         None => Ok(None),
     }
@@ -51,8 +54,13 @@ fn is_served(context: &Context, training: &ModelTraining) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::training::fixtures;
+    use crate::{
+        testing::{ApiServer, Step},
+        training::fixtures,
+    };
 
     #[test]
     fn the_time_counts_from_the_end_of_the_run() {
@@ -68,5 +76,31 @@ mod tests {
         assert_eq!(remaining(&training, &status, now), Some(SignedDuration::from_mins(50)));
         status.phase = Some(Phase::Training);
         assert_eq!(remaining(&training, &status, now), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_edited_meanwhile_is_not_deleted_but_looked_at_again() {
+        let mut training = fixtures::training();
+        training.spec.ttl_after_finished = Some(stoker_crds::Duration::from_secs(1));
+        let status = ModelTrainingStatus {
+            phase: Some(Phase::Succeeded),
+            finished_at: Some("2026-01-01T00:00:00Z".into()),
+            ..Default::default()
+        };
+        let path = "/apis/stoker.dev/v1alpha1/namespaces/team/modeltrainings/digits";
+        let deleted = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"});
+        let server = ApiServer::expecting([
+            Step::refuse("DELETE", path, 409, "Conflict", "the object has been modified"),
+            Step::written("DELETE", path, deleted),
+        ]);
+        let (context, _writers) = server.context();
+        for look_again in [Some(LOOK_AGAIN_SOON), None] {
+            assert_eq!(expire(&context, &training, &status).await.unwrap(), look_again);
+        }
+        drop(context);
+        for request in server.requests().await {
+            let as_read = json!({"resourceVersion": "10", "uid": training.metadata.uid});
+            assert_eq!(request.body["preconditions"], as_read);
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! Takes what pods tell, while they run and when they end, into a status.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use stoker_crds::{
     ModelTrainingStatus, Progress, RunReport,
     progress::{DeviceInfo, Estimate, MAX_HISTORY, MAX_SAMPLE_CHARACTERS, MAX_SAMPLES, Sample, Throughput},
+    quantity,
     training::{
         evaluation::MAX_PROMPT_CHARACTERS,
-        status::{TrainingEstimate, TrainingProgress, UsedResources},
+        status::{TrainingEstimate, TrainingProgress},
     },
 };
 
@@ -27,12 +29,30 @@ pub(super) fn observations(status: &mut ModelTrainingStatus, facts: &Facts<'_>) 
     if let Some(report) = pods.last().and_then(|pod| pod.report.as_deref()) {
         report_of(status, report);
     }
-    let reports = pods.iter().filter_map(|pod| pod.report.as_deref());
-    let gpu_seconds: f64 = reports.map(|report| report.gpu_seconds).sum();
-    if let Some(resources) = &mut status.resources {
-        // Reports vanish with their pods; what was counted stays.
-        resources.gpu_seconds = resources.gpu_seconds.max(gpu_seconds);
+    for report in pods.iter().filter_map(|pod| pod.report.as_deref()) {
+        used(status, None, report.peak_memory_bytes);
     }
+    count_gpu_seconds(status, pods);
+}
+
+/// Adds the GPU-seconds of the pods that have ended since the last count: reports vanish with their pods, and what was counted
+/// stays. One pod works on a run at a time, so they end in the order in which they were created.
+fn count_gpu_seconds(status: &mut ModelTrainingStatus, pods: &[Arc<PodView>]) {
+    let known = status.resources.as_ref();
+    let counted_until: Option<Timestamp> = known.and_then(|resources| resources.counted_until.as_ref()?.parse().ok());
+    let is_new = |pod: &&Arc<PodView>| counted_until.is_none_or(|until| pod.created_at > until);
+    let reports = pods.iter().filter(is_new).filter_map(|pod| Some((pod.created_at, pod.report.as_deref()?)));
+    let new: Vec<(Timestamp, f64)> =
+        reports.map(|(at, report)| (at, report.gpu_seconds)).filter(|(_, seconds)| *seconds > 0.0).collect();
+    let Some((newest, _)) = new.last() else { return };
+    let seconds: f64 = new.iter().map(|(_, seconds)| seconds).sum();
+    let resources = status.resources.get_or_insert_default();
+    resources.counted_until = Some(newest.to_string());
+    resources.gpu_seconds = match counted_until {
+        Some(_) => resources.gpu_seconds + seconds,
+        // An earlier version has counted without a word on which pods.
+        None => resources.gpu_seconds.max(seconds),
+    };
 }
 
 /// Counts restarts: a pod other than the last one known took over, or several have been at work.
@@ -131,7 +151,10 @@ fn report_of(status: &mut ModelTrainingStatus, report: &RunReport) {
     progress.step = *step;
     progress.total_steps = *total_steps;
     progress.percent = if is_done { 100 } else { percent(*step, *total_steps) };
-    progress.throughput = Throughput::default();
+    // What a model was trained at stays to be read.
+    if !is_done {
+        progress.throughput = Throughput::default();
+    }
     progress.eta = None;
     if data.is_some() {
         status.data.clone_from(data);
@@ -151,14 +174,15 @@ fn used(status: &mut ModelTrainingStatus, device: Option<&DeviceInfo>, peak_memo
     if device.is_none() && peak_memory_bytes == 0 {
         return;
     }
-    let resources = status.resources.get_or_insert_with(UsedResources::default);
+    let resources = status.resources.get_or_insert_default();
     if let Some(device) = device {
         resources.device.clone_from(&device.name);
         if let Some(bytes) = device.memory_bytes {
             resources.device_memory = Some(summary::bytes(bytes));
         }
     }
-    if peak_memory_bytes > 0 {
+    let peak = resources.peak_memory.as_deref().and_then(quantity::bytes).unwrap_or(0);
+    if peak_memory_bytes > peak {
         resources.peak_memory = Some(summary::bytes(peak_memory_bytes));
     }
 }
@@ -179,7 +203,8 @@ fn rounded(throughput: &Throughput) -> Throughput {
 }
 
 fn in_words(estimate: &Estimate) -> TrainingEstimate {
-    let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *estimate;
+    let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes, copies_bytes } =
+        *estimate;
     TrainingEstimate {
         parameters,
         memory: summary::bytes(estimate.memory_bytes()),
@@ -187,6 +212,7 @@ fn in_words(estimate: &Estimate) -> TrainingEstimate {
         gradients: summary::bytes(gradients_bytes),
         optimizer: summary::bytes(optimizer_bytes),
         activations: summary::bytes(activations_bytes),
+        copies: summary::bytes(copies_bytes),
     }
 }
 

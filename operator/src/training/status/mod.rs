@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use stoker_crds::{
     ModelTrainingStatus,
     training::{
+        Storage,
         model::BaseVersion,
-        status::{ModelVersion, Phase, TrainingSummary},
+        status::{ModelStorage, ModelVersion, Phase, TrainingSummary},
     },
 };
 
@@ -33,6 +34,8 @@ pub struct Facts<'a> {
     pub run: &'a Run,
     /// What it starts from, where it names a training.
     pub base: Option<&'a BaseVersion>,
+    /// Where it writes: what the spec says, or else the operator's default.
+    pub storage: Option<&'a Storage>,
     /// What there is of it.
     pub observed: &'a Observed,
     /// What was done for it, or why that failed; `None` for a finished run, for which nothing is done.
@@ -56,6 +59,9 @@ pub fn next(old: &ModelTrainingStatus, facts: &Facts<'_>) -> ModelTrainingStatus
             status.finished_at.get_or_insert_with(|| whole_seconds(facts.now).to_string());
         }
         status.summary = Some(summary::of(&status)).filter(|summary| *summary != TrainingSummary::default());
+    } else if status.phase == Some(Phase::Succeeded) {
+        // It may be of a time when the object could not be read.
+        status.error = None;
     }
     status.observed_generation = facts.generation;
     status.conditions = conditions(&status, &old.conditions, facts);
@@ -93,6 +99,7 @@ fn publish(status: &mut ModelTrainingStatus, facts: &Facts<'_>) {
         digest: model.digest.clone(),
         published_at: model.published_at.clone(),
         metrics: summary::final_metrics(&report.metrics).cloned().unwrap_or_default(),
+        storage: facts.storage.cloned().map(ModelStorage::from),
     };
     status.versions.retain(|known| known.version != version.version);
     status.versions.insert(0, version.clone());

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use stoker_crds::{ModelTraining, Reason, progress::Sample, training::status::StatusError};
+use stoker_crds::{ModelTraining, Reason, RunReport, progress::Sample, training::status::StatusError};
 
 use super::*;
 use crate::{
@@ -25,6 +25,7 @@ fn after(seconds: i64, old: &ModelTrainingStatus, observed: &Observed) -> ModelT
         suspend: observed.job.as_ref().is_some_and(|job| job.is_suspended),
         run: &run,
         base: None,
+        storage: training.spec.storage.as_ref(),
         observed,
         applied: Some(Ok(&Applied::Running)),
         now: now() + SignedDuration::from_secs(seconds),
@@ -302,6 +303,7 @@ fn the_next_run_starts_anew_and_keeps_what_was_published() {
         suspend: false,
         run: &run,
         base: None,
+        storage: None,
         observed: &Observed::default(),
         applied: Some(Ok(&Applied::Started)),
         now: now(),
@@ -310,4 +312,50 @@ fn the_next_run_starts_anew_and_keeps_what_was_published() {
     assert_eq!((status.run, status.phase, status.finished_at, status.pod), (2, Some(Phase::Pending), None, None));
     assert_eq!(status.versions, done.versions);
     assert_eq!(status.progress, None);
+}
+
+/// A pod that has ended after so many GPU-seconds, and has held so much memory.
+fn gpu_pod(name: &str, age: i64, gpu_seconds: f64, peak_memory_bytes: u64) -> PodView {
+    let report = RunReport { gpu_seconds, peak_memory_bytes, model: None, ..fixtures::report() };
+    PodView { report: Some(Box::new(report)), ..failed_pod(name, Reason::Preempted, 21, age) }
+}
+
+#[test]
+fn what_pods_used_is_added_up_though_they_vanish_and_each_is_counted_once() {
+    let (one, two) = (gpu_pod("digits-1-aaaaa", 60, 100.0, 3 << 30), gpu_pod("digits-1-bbbbb", 10, 50.0, 1 << 30));
+    let used = |status: &ModelTrainingStatus| {
+        let resources = status.resources.clone().unwrap();
+        (resources.gpu_seconds, resources.peak_memory.unwrap())
+    };
+    let mut status = ModelTrainingStatus::default();
+    for (pods, gpu_seconds) in [
+        (vec![one.clone()], 100.0),
+        (vec![one.clone()], 100.0),
+        (vec![], 100.0),
+        (vec![two.clone()], 150.0),
+        (vec![two.clone()], 150.0),
+        (vec![], 150.0),
+    ] {
+        status = after(10, &status, &observed(job(None, 60), pods));
+        assert_eq!(used(&status), (gpu_seconds, "3Gi".to_owned()));
+    }
+    let at_once = first(&observed(job(None, 60), vec![one.clone(), two.clone()]));
+    assert_eq!(used(&at_once), (150.0, "3Gi".to_owned()));
+
+    // As an earlier version left it, which counted the first pod.
+    let mut earlier = first(&observed(job(None, 60), vec![one.clone()]));
+    earlier.resources.as_mut().unwrap().counted_until = None;
+    for (pods, gpu_seconds) in [(vec![one.clone()], 100.0), (vec![one, two], 150.0)] {
+        earlier = after(10, &earlier, &observed(job(None, 60), pods));
+        assert_eq!(used(&earlier).0, gpu_seconds);
+    }
+}
+
+#[test]
+fn what_could_not_be_read_for_a_time_is_no_error_of_a_run_that_has_succeeded() {
+    let done = observed(job(None, 60), vec![succeeded_pod()]);
+    let succeeded = first(&done);
+    let mut unreadable = succeeded.clone();
+    unreadable.error = waiting(Reason::InvalidConfig, None).newest().unwrap().error();
+    assert_eq!(after(60, &unreadable, &done), succeeded);
 }
