@@ -13,6 +13,7 @@ use crate::{
     training::{
         ModelTraining, Task, model,
         optimize::{EARLY_STOPPING_METRICS, EarlyStopping},
+        validate::{NAME_IS_CARRIED, name_message},
     },
 };
 
@@ -51,7 +52,7 @@ pub fn model_training() -> CustomResourceDefinition {
         &mut crd,
         None,
         &[
-            name_rule(training::MAX_NAME, "its Jobs and pods carry it with a suffix"),
+            name_rule(training::MAX_NAME, NAME_IS_CARRIED),
             rule(
                 FROZEN_WHILE_RUNNING,
                 "a run is in progress: wait until it has ended, or set suspend: true first, before changing task, data, model, train or storage",
@@ -210,7 +211,7 @@ fn name_rule(longest: usize, why: &str) -> ValidationRule {
         &format!(
             "self.metadata.name.size() <= {longest} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
         ),
-        &format!("metadata.name: at most {longest} lowercase letters, digits and '-', starting with a letter ({why})"),
+        &format!("metadata.name: {}", name_message(longest, why)),
     )
 }
 

@@ -127,13 +127,18 @@ pub struct Estimate {
     pub optimizer_bytes: u64,
     /// Bytes of what the forward pass of a batch keeps for the backward pass.
     pub activations_bytes: u64,
+    /// Bytes of copies: what is learned and the optimizer's state, while a checkpoint of them is written and the steps go on; and
+    /// the weights of the best evaluation, where they are to be restored.
+    #[serde(default)]
+    pub copies_bytes: u64,
 }
 
 impl Estimate {
     /// All of it, in bytes.
     pub fn memory_bytes(&self) -> u64 {
-        let Self { parameters: _, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *self;
-        let parts = [gradients_bytes, optimizer_bytes, activations_bytes];
+        let Self { parameters: _, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes, copies_bytes } =
+            *self;
+        let parts = [gradients_bytes, optimizer_bytes, activations_bytes, copies_bytes];
         parts.into_iter().fold(weights_bytes, u64::saturating_add)
     }
 }

@@ -67,6 +67,14 @@ pub(crate) fn empty_object(schema: &mut Schema) {
     schema.remove("additionalProperties");
 }
 
+/// The rule of a map whose keys are names: a structural schema bounds values alone.
+pub(crate) fn names_rule(longest: u32) -> Value {
+    json!({
+        "rule": format!("self.all(name, name.size() >= 1 && name.size() <= {longest})"),
+        "message": format!("names must have 1 to {longest} characters"),
+    })
+}
+
 /// A value that may be a number or a string. A structural schema has no way to say that of fractions, and CEL does not see
 /// fields without a type, so a fraction is written as a string.
 pub(crate) fn int_or_string(schema: &mut Schema) {

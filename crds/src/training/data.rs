@@ -1,11 +1,15 @@
 //! `spec.data`: the source, the columns, and what is done with them before training.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{storage::Location, text::Text};
+use crate::schema::names_rule;
+
+/// The longest name of a column, in characters.
+const MAX_COLUMN: u32 = 256;
 
 /// Where the data lies, which columns are used, and how they are cleaned, converted and split.
 ///
@@ -26,12 +30,12 @@ pub struct Data<F = Option<Format>> {
     pub csv: Csv,
     /// Columns that the model sees: names, or globs like `pixel_*`. The default is every column but the target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024), inner(length(min = 1, max = 256)))]
+    #[schemars(length(max = 1024), inner(length(min = 1, max = MAX_COLUMN)))]
     pub features: Vec<String>,
     /// Columns that the model predicts: one, or several for multi-output regression. LanguageModeling takes none: it
     /// predicts the text itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = MAX_COLUMN)))]
     pub target: Vec<String>,
     /// The documents of LanguageModeling, and the tokens that they become. Of the other fields, `source`, `format`, `cast`,
     /// `clean.duplicates`, `clean.require` and the shares and the seed of `split` hold for documents too.
@@ -39,7 +43,7 @@ pub struct Data<F = Option<Format>> {
     pub text: Option<Text>,
     /// Types to read columns as, where the inferred one is not meant: a ZIP code is text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 1024))]
+    #[schemars(extend("maxProperties" = 1024, "x-kubernetes-validations" = [names_rule(MAX_COLUMN)]))]
     pub cast: BTreeMap<String, ColumnType>,
     /// Which rows are dropped, and how missing values are filled.
     #[serde(default)]
@@ -156,7 +160,7 @@ pub struct Missing {
     pub value: Option<Scalar>,
     /// What is done in single columns instead.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 1024))]
+    #[schemars(extend("maxProperties" = 1024, "x-kubernetes-validations" = [names_rule(MAX_COLUMN)]))]
     pub columns: BTreeMap<String, MissingColumn>,
 }
 
@@ -194,7 +198,7 @@ pub enum MissingStrategy {
 /// A value of a column: a whole number, or text. Fractions and booleans are written as text: `"0.5"`, `"true"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-#[schemars(transform = crate::schema::int_or_string)]
+#[schemars(transform = crate::schema::int_or_string, extend("maxLength" = 256))]
 pub enum Scalar {
     /// A boolean.
     Boolean(bool),
@@ -202,6 +206,28 @@ pub enum Scalar {
     Number(f64),
     /// Text.
     Text(String),
+}
+
+impl Scalar {
+    /// Whether the API server takes it as it is written: a whole number, or text.
+    pub(in crate::training) fn is_whole_or_text(&self) -> bool {
+        match self {
+            Self::Boolean(_) => false,
+            Self::Number(number) => number.fract() == 0.0,
+            Self::Text(_) => true,
+        }
+    }
+}
+
+/// As it stands in a file.
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(value) => write!(f, "{value}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
 }
 
 /// Which rows of the training split are outliers.
@@ -224,7 +250,7 @@ pub struct Transform {
     pub categorical: CategoricalTransform,
     /// What is done with single features instead.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 1024))]
+    #[schemars(extend("maxProperties" = 1024, "x-kubernetes-validations" = [names_rule(MAX_COLUMN)]))]
     pub columns: BTreeMap<String, ColumnTransform>,
     /// What is done with the targets of a regression. Predictions, and metrics other than the loss, are in the targets'
     /// own units all the same.
@@ -310,7 +336,7 @@ pub struct SplitSpec {
     pub stratify: bool,
     /// Splits by this column instead of by chance: the oldest rows train, the newest test.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = MAX_COLUMN))]
     pub time: Option<String>,
 }
 

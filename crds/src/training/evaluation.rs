@@ -22,7 +22,7 @@ pub struct Evaluation {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Samples {
     /// What the texts begin with.
-    #[schemars(length(min = 1, max = 4), inner(length(min = 1, max = 200)))]
+    #[schemars(length(min = 1, max = MAX_PROMPTS), inner(length(min = 1, max = MAX_PROMPT_CHARACTERS)))]
     pub prompts: Vec<String>,
     /// The most tokens that are written after a prompt. Each takes a pass through the model.
     #[serde(default = "default_max_tokens")]

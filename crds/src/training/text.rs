@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::storage::OBJECT_URI;
+
 /// The column of the documents where `column` and `messages` are not set.
 pub const DEFAULT_COLUMN: &str = "text";
 /// The fewest tokens that a byte-pair encoding may have: the 256 bytes, and the end of a text.
@@ -102,7 +104,7 @@ impl Default for Bpe {
 pub struct TokenizerFile {
     /// `s3://bucket/path/tokenizer.json`, `gs://…`, `az://…`, or `file:///data/…` on the volume of `source`. It is read
     /// with the credentials of `source`.
-    #[schemars(length(max = 1024), regex(pattern = "^(s3|gs|az)://[^/?#]+/.+|^file:///.+"))]
+    #[schemars(length(max = 1024), regex(pattern = OBJECT_URI))]
     pub uri: String,
 }
 

@@ -1,16 +1,18 @@
-//! The rules between fields, in Rust: for `stoker-trainer local`, which has no API server to ask, and for an operator
+//! What the API server refuses, in Rust: for `stoker-trainer local`, which has no API server to ask, and for an operator
 //! whose cluster still has an older schema.
 //!
-//! The API server enforces the same by CEL (`crd`); a test applies the same wrong manifests to both.
+//! The bounds of single values are read from the schema itself (`bounds`). The rules between fields stand here once more; the
+//! API server checks them by CEL (`crd`), and a test applies the same wrong manifests to both.
+
+mod bounds;
 
 use super::{
-    ModelTrainingSpec, Task,
-    data::{Format, Missing, MissingStrategy, Transform},
-    evaluation::{MAX_PROMPT_CHARACTERS, MAX_PROMPTS},
+    MAX_NAME, ModelTrainingSpec, Task,
+    data::{Format, Missing, MissingStrategy, Scalar, Transform},
     model::{self, Model},
-    optimize::{EARLY_STOPPING_METRICS, Optimizer, Schedule, Train},
-    storage::SCHEMES,
-    text::{DocumentLength, MAX_VOCABULARY, MIN_VOCABULARY, Text, Tokenizer},
+    optimize::EARLY_STOPPING_METRICS,
+    storage::{SOURCE_PLACE, STORAGE_PLACE, is_in_place, uri_problem},
+    text::{DocumentLength, Text, Tokenizer},
 };
 
 const FORMATS: &str =
@@ -21,9 +23,33 @@ const FORMATS: &str =
 #[error("{field}: {message}")]
 pub struct FieldError {
     /// The path of the field, like `spec.data.split`.
-    pub field: &'static str,
+    pub field: String,
     /// What is wrong and how it should be.
     pub message: String,
+}
+
+/// Why names of ModelTrainings are short.
+pub(crate) const NAME_IS_CARRIED: &str = "its Jobs and pods carry it with a suffix";
+
+/// What is said of a name that an object of either kind cannot have.
+pub(crate) fn name_message(longest: usize, why: &str) -> String {
+    format!("at most {longest} lowercase letters, digits and '-', starting with a letter ({why})")
+}
+
+/// Checks the name of a ModelTraining.
+///
+/// # Errors
+/// If no ModelTraining can have it.
+pub fn check_name(name: &str) -> Result<(), FieldError> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let fits = name.len() <= MAX_NAME
+        && name.bytes().all(is_plain)
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-');
+    if fits {
+        return Ok(());
+    }
+    Err(FieldError { field: "metadata.name".into(), message: name_message(MAX_NAME, NAME_IS_CARRIED) })
 }
 
 impl ModelTrainingSpec {
@@ -32,13 +58,18 @@ impl ModelTrainingSpec {
     /// # Errors
     /// If there is at least one.
     pub fn validate(&self) -> Result<(), Vec<FieldError>> {
-        let mut check = Check(Vec::new());
+        let mut check = Check(bounds::errors(self));
         self.check_data(&mut check);
         self.check_model(&mut check);
         self.check_train(&mut check);
         self.check_evaluation(&mut check);
         if let Some(storage) = &self.storage {
-            check.uri("spec.storage.uri", &storage.uri);
+            check.uri("spec.storage.uri", &storage.uri, false);
+            let is_in_place = is_in_place(&storage.uri, storage.persistent_volume_claim.as_ref());
+            check.that(is_in_place, "spec.storage", STORAGE_PLACE);
+        }
+        for (field, problem) in self.resources.problems() {
+            check.that(false, field, problem);
         }
         check.that(
             self.resources.cache.is_none() || self.resources.gpus > 0,
@@ -51,13 +82,15 @@ impl ModelTrainingSpec {
 
     fn check_data(&self, check: &mut Check) {
         let data = &self.data;
-        check.uri("spec.data.source.uri", &data.source.uri);
+        check.uri("spec.data.source.uri", &data.source.uri, true);
+        let is_in_place = is_in_place(&data.source.uri, data.source.persistent_volume_claim.as_ref());
+        check.that(is_in_place, "spec.data.source", SOURCE_PLACE);
         check.that(
             self.format().is_some(),
             "spec.data.format",
             "the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
         );
-        check.that(data.csv.delimiter.len() == 1, "spec.data.csv.delimiter", "must be one ASCII character");
+        check.that(data.csv.delimiter.is_ascii(), "spec.data.csv.delimiter", "must be one ASCII character");
         check.that(
             self.task != Task::Classification || data.target.len() <= 1,
             "spec.data.target",
@@ -67,20 +100,25 @@ impl ModelTrainingSpec {
             Task::Regression | Task::Classification => self.check_table(check),
             Task::LanguageModeling => self.check_text(check),
         }
-        let missing = &data.clean.missing;
-        let strategies = std::iter::once((missing.strategy, missing.value.is_some()))
-            .chain(missing.columns.values().map(|column| (column.strategy, column.value.is_some())));
-        for (strategy, has_value) in strategies {
+        self.check_missing(check);
+        self.check_split(check);
+    }
+
+    fn check_missing(&self, check: &mut Check) {
+        let missing = &self.data.clean.missing;
+        let of_columns = missing.columns.values().map(|column| (column.strategy, column.value.as_ref()));
+        for (strategy, value) in std::iter::once((missing.strategy, missing.value.as_ref())).chain(of_columns) {
             check.that(
-                (strategy == MissingStrategy::Constant) == has_value,
+                (strategy == MissingStrategy::Constant) == value.is_some(),
                 "spec.data.clean.missing",
                 "the strategy Constant needs a value, and only it takes one",
             );
+            check.that(
+                value.is_none_or(Scalar::is_whole_or_text),
+                "spec.data.clean.missing",
+                "the value of the strategy Constant is a whole number or text: write fractions and booleans as text, such as \"0.5\" or \"true\"",
+            );
         }
-        if let Some(outliers) = &data.clean.outliers {
-            check.that(outliers.z_score > 0.0, "spec.data.clean.outliers.zScore", "must be greater than 0");
-        }
-        self.check_split(check);
     }
 
     fn check_table(&self, check: &mut Check) {
@@ -114,8 +152,8 @@ impl ModelTrainingSpec {
         );
         if let Some(text) = &data.text {
             check_documents(text, self.format() == Some(Format::Text), check);
-            if let Some(tokenizer) = &text.tokenizer {
-                check_tokenizer(tokenizer, check);
+            if let Some(Tokenizer::File(file)) = &text.tokenizer {
+                check.uri("spec.data.text.tokenizer.file.uri", &file.uri, true);
             }
         }
     }
@@ -131,12 +169,6 @@ impl ModelTrainingSpec {
             (split.train + split.validation + split.test - 1.0).abs() < 1e-6,
             "spec.data.split",
             "train, validation and test must add up to 1",
-        );
-        let fractions = [split.train, split.validation, split.test];
-        check.that(
-            split.train > 0.0 && fractions.iter().all(|share| (0.0..=1.0).contains(share)),
-            "spec.data.split",
-            "shares lie between 0 and 1, and train is greater than 0",
         );
         check.that(
             !(split.stratify && split.time.is_some()),
@@ -168,43 +200,17 @@ impl ModelTrainingSpec {
             "needs a validation split: set spec.data.split.validation",
         );
         check.that(
-            train.evaluation.as_ref().is_none_or(|evaluation| evaluation.every_steps > 0),
-            "spec.train.evaluation.everySteps",
-            "must be greater than 0",
-        );
-        let Some(samples) = &train.samples else { return };
-        check.that(
-            self.task == Task::LanguageModeling,
+            train.samples.is_none() || self.task == Task::LanguageModeling,
             "spec.train.samples",
             "is for LanguageModeling: remove it, or set spec.task to LanguageModeling",
         );
-        let fits = |prompt: &String| (1..=MAX_PROMPT_CHARACTERS).contains(&prompt.chars().count());
-        check.that(
-            (1..=MAX_PROMPTS).contains(&samples.prompts.len()) && samples.prompts.iter().all(fits),
-            "spec.train.samples.prompts",
-            &format!("takes 1 to {MAX_PROMPTS} prompts of 1 to {MAX_PROMPT_CHARACTERS} characters"),
-        );
-        check.that(
-            (0.0..=10.0).contains(&samples.temperature),
-            "spec.train.samples.temperature",
-            "must lie between 0 and 10",
-        );
-        check.that(
-            (1..=1000).contains(&samples.max_tokens),
-            "spec.train.samples.maxTokens",
-            "must lie between 1 and 1000",
-        );
-        check.that(samples.top_k != Some(0), "spec.train.samples.topK", "must be greater than 0");
     }
 
     fn check_model(&self, check: &mut Check) {
         match &self.model {
-            Model::Mlp(mlp) => {
-                let positive = mlp.hidden.iter().all(|width| *width > 0);
-                check.that(positive, "spec.model.mlp.hidden", "widths must be greater than 0");
-                let dropout = (0.0..1.0).contains(&mlp.dropout);
-                check.that(dropout, "spec.model.mlp.dropout", "must be at least 0 and less than 1");
-            }
+            Model::Mlp(_) => {}
+            // Of a number that is out of its bounds it would say the same once more.
+            Model::Transformer(_) if check.has("spec.model.transformer") => {}
             Model::Transformer(transformer) => {
                 for problem in transformer.resolve().err().into_iter().flat_map(|invalid| invalid.0) {
                     check.that(false, "spec.model.transformer", &problem);
@@ -215,10 +221,10 @@ impl ModelTrainingSpec {
                     check.that(false, field, problem);
                 }
                 if let Some(artifact) = &from.artifact {
-                    check.uri("spec.model.from.artifact.uri", &artifact.uri);
+                    check.uri("spec.model.from.artifact.uri", &artifact.uri, true);
                 }
                 if let Some(folder) = &from.hugging_face {
-                    check.uri("spec.model.from.huggingFace.uri", &folder.uri);
+                    check.uri("spec.model.from.huggingFace.uri", &folder.uri, false);
                 }
             }
         }
@@ -240,30 +246,21 @@ impl ModelTrainingSpec {
         }
         check.that(!(train.epochs.is_some() && train.steps.is_some()), "spec.train", "set epochs or steps, not both");
         check.that(
-            train.epochs != Some(0) && train.steps != Some(0),
-            "spec.train",
-            "epochs and steps must be greater than 0",
-        );
-        check.that(train.batch_size > 0, "spec.train.batchSize", "must be greater than 0");
-        check.that(
-            train.micro_batch_size != Some(0) && train.micro_batch_size() <= train.batch_size,
+            train.micro_batch_size() <= train.batch_size,
             "spec.train.microBatchSize",
-            "must be greater than 0, and not greater than batchSize: it is the part of a batch that is computed at once",
+            "must not be greater than batchSize: it is the part of a batch that is computed at once",
         );
-        check.that(train.seed >= 0 && self.data.split.seed >= 0, "spec.train.seed", "seeds must not be negative");
         check.that(
             !train.activation_checkpointing || !matches!(self.model, Model::Mlp(_)),
             "spec.train.activationCheckpointing",
             "is for transformers: remove it",
         );
-        if let Some(clip) = &train.gradient_clip {
-            check.that(clip.norm > 0.0, "spec.train.gradientClip.norm", "must be greater than 0");
-        }
-        if let Some(ema) = &train.ema {
-            check.that((0.0..1.0).contains(&ema.decay), "spec.train.ema.decay", "must be at least 0 and less than 1");
-        }
-        check_optimizer(&train.optimizer, check);
-        check_schedule(train, check);
+        let minimum = train.schedule.minimum().unwrap_or(0.0);
+        check.that(
+            minimum <= train.optimizer.learning_rate(),
+            "spec.train.schedule",
+            "minimum is the learning rate at the end: it must not be greater than the optimizer's learningRate",
+        );
         let checkpoint = &self.checkpoint;
         check.that(
             !(checkpoint.every.is_some() && checkpoint.every_steps.is_some()),
@@ -271,54 +268,10 @@ impl ModelTrainingSpec {
             "set every or everySteps, not both",
         );
         check.that(
-            checkpoint.every.is_none_or(|d| !d.0.is_zero()) && checkpoint.every_steps != Some(0),
-            "spec.checkpoint",
-            "must be longer than 0",
+            checkpoint.every.is_none_or(|every| !every.0.is_zero()),
+            "spec.checkpoint.every",
+            "must be longer than 0s",
         );
-        check.that(checkpoint.keep_last > 0, "spec.checkpoint.keepLast", "must be greater than 0");
-    }
-}
-
-fn check_optimizer(optimizer: &Optimizer, check: &mut Check) {
-    let rates = match optimizer {
-        Optimizer::Muon(muon) => vec![muon.learning_rate, muon.adam_w.learning_rate],
-        optimizer => vec![optimizer.learning_rate()],
-    };
-    check.that(rates.iter().all(|rate| *rate > 0.0), "spec.train.optimizer", "learningRate must be greater than 0");
-    if let Optimizer::Adafactor(adafactor) = optimizer {
-        check.that(
-            (-1.0..0.0).contains(&adafactor.beta2_decay),
-            "spec.train.optimizer.adafactor.beta2Decay",
-            "must be at least -1 and less than 0",
-        );
-        check.that(
-            (0.001..=1000.0).contains(&adafactor.clip_threshold),
-            "spec.train.optimizer.adafactor.clipThreshold",
-            "must lie between 0.001 and 1000",
-        );
-        check.that(
-            (0.0..=1000.0).contains(&adafactor.weight_decay),
-            "spec.train.optimizer.adafactor.weightDecay",
-            "must lie between 0 and 1000",
-        );
-    }
-}
-
-fn check_schedule(train: &Train, check: &mut Check) {
-    let schedule = &train.schedule;
-    let factor = match schedule {
-        Schedule::Step(step) => step.factor,
-        Schedule::Exponential(exponential) => exponential.factor,
-        Schedule::Constant(_) | Schedule::Cosine(_) | Schedule::Linear(_) | Schedule::Wsd(_) => 1.0,
-    };
-    check.that(factor > 0.0 && factor <= 1.0, "spec.train.schedule", "factor must be greater than 0 and at most 1");
-    check.that(
-        schedule.minimum().is_none_or(|minimum| (0.0..=train.optimizer.learning_rate()).contains(&minimum)),
-        "spec.train.schedule",
-        "minimum is the learning rate at the end: it must not be negative, nor greater than the optimizer's learningRate",
-    );
-    if let Schedule::Wsd(wsd) = schedule {
-        check.that(wsd.decay_steps != Some(0), "spec.train.schedule.wsd.decaySteps", "must be greater than 0");
     }
 }
 
@@ -334,42 +287,29 @@ fn check_documents(text: &Text, is_text: bool, check: &mut Check) {
         "spec.data.text.documents",
         "cuts files of the format text: remove it, since each row of jsonLines and parquet is a document",
     );
-    check.that(text.documents().min_length > 0, "spec.data.text.documents.minLength", "must be greater than 0");
     if let Some(DocumentLength { min: Some(min), max: Some(max) }) = text.length {
         check.that(min <= max, "spec.data.text.length", "min must not be greater than max");
-    }
-    let similarity = text.near_duplicates.map_or(1.0, |near| near.similarity);
-    check.that(
-        (0.5..=1.0).contains(&similarity),
-        "spec.data.text.nearDuplicates.similarity",
-        "must lie between 0.5 and 1",
-    );
-}
-
-fn check_tokenizer(tokenizer: &Tokenizer, check: &mut Check) {
-    match tokenizer {
-        Tokenizer::Bytes(_) => {}
-        Tokenizer::Bpe(bpe) => check.that(
-            (MIN_VOCABULARY..=MAX_VOCABULARY).contains(&bpe.vocabulary_size),
-            "spec.data.text.tokenizer.bpe.vocabularySize",
-            &format!("must lie between {MIN_VOCABULARY} and {MAX_VOCABULARY}"),
-        ),
-        Tokenizer::File(file) => check.uri("spec.data.text.tokenizer.file.uri", &file.uri),
     }
 }
 
 struct Check(Vec<FieldError>);
 
 impl Check {
-    fn that(&mut self, holds: bool, field: &'static str, message: &str) {
+    fn that(&mut self, holds: bool, field: &str, message: &str) {
         if !holds {
-            self.0.push(FieldError { field, message: message.to_owned() });
+            self.0.push(FieldError { field: field.to_owned(), message: message.to_owned() });
         }
     }
 
-    fn uri(&mut self, field: &'static str, uri: &str) {
-        let known = SCHEMES.iter().any(|scheme| uri.starts_with(scheme));
-        self.that(known, field, "must start with s3://, gs://, az:// or file:///");
+    fn uri(&mut self, field: &str, uri: &str, needs_path: bool) {
+        if let Some(problem) = uri_problem(uri, needs_path) {
+            self.that(false, field, problem);
+        }
+    }
+
+    /// Whether something is wrong with a field or within it.
+    fn has(&self, field: &str) -> bool {
+        self.0.iter().any(|error| error.field.starts_with(field))
     }
 }
 

@@ -167,6 +167,26 @@ fn feature_names(data: &Data<Format>, found: &Discovery) -> Result<Vec<String>, 
     Ok(names)
 }
 
+/// What a constant is in a column of a type: as text it is read as a file's values are. `None` where it is nothing there.
+fn constant(value: &Scalar, kind: ColumnType) -> Option<Fill> {
+    let number = |number: f64| convert::present(number).filter(|number| number.is_finite()).map(Fill::Number);
+    match (kind, value) {
+        (ColumnType::Text, value) => Some(Fill::Text(value.to_string())),
+        (ColumnType::Number | ColumnType::Timestamp, Scalar::Number(value)) => number(*value),
+        (ColumnType::Number, Scalar::Text(text)) => number(convert::parse_number(text.trim())?),
+        (ColumnType::Timestamp, Scalar::Text(text)) => {
+            let text = text.trim();
+            let seconds = convert::parse_timestamp(text).map(convert::in_seconds);
+            number(seconds.or_else(|| convert::parse_number(text))?)
+        }
+        (ColumnType::Boolean, Scalar::Text(text)) => convert::parse_boolean(text.trim()).map(Fill::Boolean),
+        (ColumnType::Boolean, Scalar::Boolean(value)) => Some(Fill::Boolean(*value)),
+        (ColumnType::Number | ColumnType::Timestamp, Scalar::Boolean(_)) | (ColumnType::Boolean, Scalar::Number(_)) => {
+            None
+        }
+    }
+}
+
 struct Typed<'a> {
     data: &'a Data<Format>,
     found: &'a Discovery,
@@ -242,12 +262,11 @@ impl Typed<'_> {
                 return Err(wrong(&format!("the strategy {strategy:?}")));
             }
             MissingStrategy::MostFrequent => MissingRule::MostFrequent,
-            MissingStrategy::Constant => MissingRule::Constant(match (value, Kind::from(kind)) {
-                (Some(Scalar::Number(value)), Kind::Number) if value.is_finite() => Fill::Number(*value),
-                (Some(Scalar::Text(value)), Kind::Text) => Fill::Text(value.clone()),
-                (Some(Scalar::Boolean(value)), Kind::Boolean) => Fill::Boolean(*value),
-                _ => return Err(wrong("the constant")),
-            }),
+            MissingStrategy::Constant => {
+                let fill = value.as_ref().and_then(|value| constant(value, kind));
+                let written = value.as_ref().map(ToString::to_string).unwrap_or_default();
+                MissingRule::Constant(fill.ok_or_else(|| wrong(&format!("the constant '{written}'")))?)
+            }
         })
     }
 

@@ -78,7 +78,8 @@ pub(super) fn plain_numbers(array: &ArrayRef) -> Option<Float64Array> {
     Some(array.as_primitive::<Float64Type>().iter().map(|value| value.and_then(present)).collect())
 }
 
-fn present(value: f64) -> Option<f64> {
+/// A number, unless it is NaN, and 0 instead of -0.
+pub(super) fn present(value: f64) -> Option<f64> {
     (!value.is_nan()).then_some(value + 0.0)
 }
 
@@ -100,7 +101,12 @@ fn numbers(array: &ArrayRef) -> Result<Float64Array, ConvertError> {
 
 /// Points in time as seconds since 1970.
 pub(super) fn seconds(timestamps: &TimestampMicrosecondArray) -> Float64Array {
-    timestamps.iter().map(|value| value.map(|micros| micros as f64 / 1e6)).collect()
+    timestamps.iter().map(|value| value.map(in_seconds)).collect()
+}
+
+/// Microseconds as seconds.
+pub(super) fn in_seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
 }
 
 fn texts(array: &ArrayRef) -> Result<StringArray, ConvertError> {

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use stoker_crds::{ModelTrainingSpec, training::validate::FieldError};
+use stoker_crds::{
+    ModelTrainingSpec,
+    training::validate::{FieldError, check_name},
+};
 
 /// A ModelTraining of a manifest file.
 #[derive(Clone, Debug)]
@@ -95,9 +98,12 @@ pub fn read(path: &Path, name: Option<&str>) -> Result<Training, ManifestError> 
     let Metadata { name, namespace } = document.metadata;
     let spec: ModelTrainingSpec = serde_json::from_value(document.spec)
         .map_err(|error| parse(format!("the spec of the ModelTraining '{name}' is not valid: {error}")))?;
-    match spec.validate() {
-        Ok(()) => Ok(Training { name, namespace: namespace.unwrap_or_else(|| "default".into()), spec }),
-        Err(errors) => Err(ManifestError::Invalid { name, errors }),
+    let errors = check_name(&name).err().into_iter().chain(spec.validate().err().into_iter().flatten());
+    let errors: Vec<FieldError> = errors.collect();
+    if errors.is_empty() {
+        Ok(Training { name, namespace: namespace.unwrap_or_else(|| "default".into()), spec })
+    } else {
+        Err(ManifestError::Invalid { name, errors })
     }
 }
 
@@ -134,6 +140,16 @@ mod tests {
         std::fs::write(file.path(), text).unwrap();
         let error = read(file.path(), None).unwrap_err().to_string();
         assert!(error.contains("spec.data.split") && error.contains("spec.train.loss"), "{error}");
+    }
+
+    #[test]
+    fn what_a_cluster_would_refuse_is_refused_here_too() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = std::fs::read_to_string(example("cells.yaml")).unwrap();
+        let changed = text.replace("name: cells", "name: Cells_2").replace("memory: 1Gi", "memory: 512m");
+        std::fs::write(file.path(), changed).unwrap();
+        let error = read(file.path(), None).unwrap_err().to_string();
+        assert!(error.contains("metadata.name") && error.contains("512Mi"), "{error}");
     }
 
     #[test]

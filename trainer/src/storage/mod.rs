@@ -3,6 +3,7 @@
 //! [`Access`] says how URIs are opened, [`Folder`] is an opened one. Passing failures are retried with backoff for
 //! [`RETRY_TIMEOUT`] before they become a [`StorageError`].
 
+mod credentials;
 mod error;
 mod options;
 mod pinned;

@@ -8,10 +8,10 @@ use std::{
 };
 
 use object_store::ClientOptions;
-use stoker_crds::training::storage::{BASE_ENV_PREFIX, DATA_ENV_PREFIX, STORAGE_ENV_PREFIX};
+use stoker_crds::training::storage::{BASE_ENV_PREFIX, CLOUD_IDENTITY_ENV, DATA_ENV_PREFIX, STORAGE_ENV_PREFIX};
 
 use super::{
-    StorageError,
+    StorageError, credentials,
     uri::{Scheme, Uri},
 };
 
@@ -44,6 +44,8 @@ impl Options {
         }
         let mut options = of("");
         options.extend(own);
+        // Without a prefix alone: with one it would be the tenant's word, from the Secret.
+        options.extend(variables.iter().find(|(name, _)| name == CLOUD_IDENTITY_ENV).cloned());
         Self(options)
     }
 
@@ -80,27 +82,17 @@ impl Options {
                 return Err(StorageError::Invalid { message });
             }
         }
-        let has = |names: &[&str]| names.iter().any(|name| self.get(name).is_some());
-        let (has_credentials, needed) = match uri.scheme {
-            Scheme::S3 => (
-                has(&["AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE"])
-                    || has(&["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]),
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-            ),
-            Scheme::Az => {
-                (has(&["AZURE_STORAGE_ACCOUNT_NAME"]), "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY")
-            }
-            // Google's workload identity needs no variable.
-            Scheme::Gs | Scheme::File => (true, ""),
-        };
-        if has_credentials {
-            return Ok(());
-        }
+        let Some(keys) = credentials::missing(self, uri.scheme) else { return Ok(()) };
         let message = format!(
-            "there are no credentials for {}: set secretName to a Secret with {needed}, or serviceAccountName to a service account with a cloud identity",
+            "there are no credentials for {}: set secretName to a Secret with {keys}, or serviceAccountName to a service account with a cloud identity",
             uri.text
         );
         Err(StorageError::AccessDenied { message, source: None })
+    }
+
+    /// Whether the pod runs as a service account that may have an identity in the cloud.
+    pub(super) fn has_identity(&self) -> bool {
+        self.get(CLOUD_IDENTITY_ENV).is_some()
     }
 
     fn custom_endpoint(&self) -> Option<&str> {
@@ -170,6 +162,20 @@ mod tests {
         for endpoint in ["http://127.0.0.1:9000", "http://minio.storage:9000", "http://[fd00::1]"] {
             let variables = [("AWS_ACCESS_KEY_ID", "k"), ("AWS_ENDPOINT_URL", endpoint)];
             assert!(options("STORAGE_", &variables).check(&uri).is_ok(), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_for_each_cloud() {
+        for (uri, variables, key) in [
+            ("s3://b/k", &[("STORAGE_AWS_REGION", "r")][..], "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+            ("gs://b/k", &[], "GOOGLE_SERVICE_ACCOUNT_KEY"),
+            ("az://c/k", &[("STORAGE_AZURE_STORAGE_ACCOUNT_NAME", "a")], "AZURE_STORAGE_ACCOUNT_KEY"),
+        ] {
+            let error = options("STORAGE_", variables).check(&Uri::parse(uri).unwrap()).unwrap_err();
+            assert!(matches!(error, StorageError::AccessDenied { .. }), "{error:?}");
+            let message = error.to_string();
+            assert!([uri, key, "serviceAccountName"].iter().all(|word| message.contains(word)), "{message}");
         }
     }
 

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::Version;
+use crate::{
+    deployment::Version,
+    training::storage::{FOLDER_URI, OBJECT_URI, is_in_place},
+};
 
 /// A language model to start from, instead of random weights: exactly one of `training`, `artifact` and `huggingFace`.
 ///
@@ -58,7 +61,7 @@ pub struct BaseTraining {
 #[schemars(extend("x-kubernetes-validations" = [{"rule": PLACE_RULE, "message": PLACE_MESSAGE}]))]
 pub struct BaseArtifact {
     /// The folder that holds the artifact's `manifest.json`.
-    #[schemars(length(max = 1024), regex(pattern = "^(s3|gs|az)://[^/?#]+/.+|^file:///.+"))]
+    #[schemars(length(max = 1024), regex(pattern = OBJECT_URI))]
     pub uri: String,
     /// `sha256:…` of the manifest; any other is refused. Whatever is there is taken if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,7 +83,7 @@ pub struct BaseArtifact {
 #[schemars(extend("x-kubernetes-validations" = [{"rule": PLACE_RULE, "message": PLACE_MESSAGE}]))]
 pub struct HuggingFaceFolder {
     /// The folder: `s3://models/gpt2/`, `gs://…`, `az://…`, or `file:///base/…` on a mounted volume.
-    #[schemars(length(max = 1024), regex(pattern = "^(s3|gs|az)://[^/?#]+(/.*)?$|^file:///.+"))]
+    #[schemars(length(max = 1024), regex(pattern = FOLDER_URI))]
     pub uri: String,
     /// The Secret with the credentials. The default is the Secret of `spec.storage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,10 +218,9 @@ impl FineTune {
         }
     }
 
-    /// The fields that cannot be as they are written, each with what is wrong.
+    /// The fields that do not fit each other, each with what is wrong.
     pub(in crate::training) fn problems(&self) -> Vec<(&'static str, &'static str)> {
         let (artifact, folder) = (self.artifact.as_ref(), self.hugging_face.as_ref());
-        let lora = self.lora.as_ref();
         let rules = [
             (self.source().is_some(), "spec.model.from", "set exactly one of: training, artifact, huggingFace"),
             (
@@ -231,20 +233,7 @@ impl FineTune {
                 "spec.model.from.huggingFace",
                 PLACE_MESSAGE,
             ),
-            (self.context != Some(0), "spec.model.from.context", "must be greater than 0"),
-            (
-                self.dropout.is_none_or(|dropout| (0.0..1.0).contains(&dropout)),
-                "spec.model.from.dropout",
-                "must be at least 0 and less than 1",
-            ),
-            (lora.is_none_or(|lora| lora.rank > 0), "spec.model.from.lora.rank", "must be greater than 0"),
-            (lora.is_none_or(|lora| lora.alpha > 0.0), "spec.model.from.lora.alpha", "must be greater than 0"),
         ];
         rules.into_iter().filter(|(holds, ..)| !holds).map(|(_, field, problem)| (field, problem)).collect()
     }
-}
-
-/// [`PLACE_RULE`], but for where files lie: `stoker-trainer local` reads them anywhere.
-fn is_in_place(uri: &str, claim: Option<&String>) -> bool {
-    uri.starts_with("file://") || claim.is_none()
 }

@@ -1,4 +1,5 @@
 use datafusion::arrow::{array::AsArray, datatypes::Float64Type};
+use stoker_crds::ModelTrainingSpec;
 
 use super::*;
 use crate::data::{Encoding, Fill, Output, Preprocessor, Scaling};
@@ -105,6 +106,43 @@ async fn each_strategy_fills_missing_values_with_its_statistic() {
         let filled = all(&prepared.train).into_iter().find(|(_, targets)| targets == &[7.0]).unwrap();
         assert_eq!(filled.0, [expected, 0.0, 1.0], "x before y where both are as frequent");
     }
+}
+
+#[tokio::test]
+async fn constants_as_the_api_takes_them_fill_columns_of_every_type() {
+    let csv = "n,whole,t,id,b,day,y\n1,1,x,a,true,1970-01-01,1\n2,2,z,b,false,1970-01-03,2\n,,,,,,7\n";
+    let bucket = Bucket::new(&[("d.csv", csv)]);
+    let yaml = r#"
+        task: Regression
+        data:
+          source: {uri: "s3://b/d.csv"}
+          target: ["y"]
+          clean:
+            missing:
+              strategy: Constant
+              value: "0.5"
+              columns:
+                whole: {strategy: Constant, value: 3}
+                t: {strategy: Constant, value: unknown}
+                id: {strategy: Constant, value: 12}
+                b: {strategy: Constant, value: "true"}
+                day: {strategy: Constant, value: "1970-01-02"}
+          transform: {numeric: None, categorical: Ordinal}
+          split: {train: 1, validation: 0, test: 0}
+        model: {mlp: {}}
+    "#;
+    let spec: ModelTrainingSpec = serde_saphyr::from_str(yaml).unwrap();
+    spec.validate().unwrap();
+    let config: Value = serde_json::to_value(spec.data.resolve().unwrap()).unwrap();
+    let prepared = bucket.prepare(&serde_json::from_value(config).unwrap(), spec.task).await.unwrap();
+    let fills: Vec<_> = prepared.preprocessor.inputs().iter().map(|input| input.fill.clone().unwrap()).collect();
+    let text = |text: &str| Fill::Text(text.to_owned());
+    let expected =
+        [Fill::Number(0.5), Fill::Number(3.0), text("unknown"), text("12"), Fill::Boolean(true), Fill::Number(86400.0)];
+    assert_eq!(fills, expected);
+    let filled = all(&prepared.train).into_iter().find(|(_, targets)| targets == &[7.0]).unwrap();
+    // Categories are in the order of their bytes: unknown, x, z; 12, a, b; false, true.
+    assert_eq!(filled.0, [0.5, 3.0, 0.0, 0.0, 1.0, 86400.0]);
 }
 
 #[tokio::test]

@@ -58,9 +58,18 @@ async fn values_of_the_wrong_type_are_refused_before_training() {
         (json!({"target": ["city"]}), &["'city'", "'Rome'", "s3://b/d.csv", "row 1"][..]),
         (json!({"transform": {"columns": {"city": "Standardize"}}}), &["'city'", "OneHot"]),
         (json!({"clean": {"missing": {"strategy": "Mean"}}}), &["'city'", "Mean"]),
-        (json!({"clean": {"missing": {"columns": {"age": {"strategy": "Constant", "value": "x"}}}}}), &["'age'"]),
+        (
+            json!({"clean": {"missing": {"columns": {"age": {"strategy": "Constant", "value": "x"}}}}}),
+            &["'age'", "'x'"],
+        ),
     ] {
         refused(&bucket, "s3://b/d.csv", change, Task::Regression, Reason::WrongType, words).await;
+    }
+    let boolean = Bucket::new(&[("d.csv", "x,y\ntrue,1\nfalse,2\n")]);
+    for value in [json!("0.5"), json!(1), json!("yes")] {
+        let change = json!({"clean": {"missing": {"strategy": "Constant", "value": value}}});
+        let written = format!("'{}'", value.as_str().unwrap_or("1"));
+        refused(&boolean, "s3://b/d.csv", change, Task::Regression, Reason::WrongType, &["'x'", &written]).await;
     }
     let nested = Bucket::new(&[("d.jsonl", "{\"x\": [1], \"y\": 1}\n")]);
     refused(&nested, "s3://b/d.jsonl", json!({}), Task::Regression, Reason::WrongType, &["'x'", "list"]).await;
