@@ -25,14 +25,13 @@ pub use self::{
     publish::{Lineage, ModelMetrics, Publication, publish_model},
 };
 use crate::{
+    machine::Memory,
     model::ModelError,
     storage::{Folder, StorageError},
 };
 
 /// The largest manifest that is read, in bytes; the largest valid one is about half as long.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
-/// The largest artifact that is read into memory, in bytes.
-pub(crate) const MAX_ARTIFACT_BYTES: u64 = 16 << 30;
 /// Files that are read or written at the same time.
 const CONCURRENCY: usize = 4;
 
@@ -97,13 +96,17 @@ pub enum ArtifactError {
         /// The run that committed it, if it is a checkpoint.
         run: Option<String>,
     },
-    /// The artifact would not fit the memory.
-    #[error("{uri} is {size} bytes large; at most {MAX_ARTIFACT_BYTES} bytes are read")]
+    /// The artifact does not fit the memory.
+    #[error(
+        "{uri} is {size} bytes large and is read into memory, of which there are {memory} bytes: set resources.memory to more"
+    )]
     TooLarge {
         /// The folder.
         uri: String,
         /// Bytes of all its files.
         size: u64,
+        /// Bytes of the container's or the machine's memory.
+        memory: u64,
     },
     /// The weights cannot be written.
     #[error(transparent)]
@@ -119,9 +122,8 @@ impl ArtifactError {
         match self {
             Self::Storage(error) => error.reason(),
             Self::Model(error) => error.reason(),
-            Self::NotFound { .. } | Self::Manifest { .. } | Self::Corrupt { .. } | Self::TooLarge { .. } => {
-                Reason::CorruptArtifact
-            }
+            Self::NotFound { .. } | Self::Manifest { .. } | Self::Corrupt { .. } => Reason::CorruptArtifact,
+            Self::TooLarge { .. } => Reason::OutOfMemory,
             Self::Conflict { .. } => Reason::InvalidConfig,
             Self::Json(_) => Reason::Internal,
         }
@@ -130,7 +132,7 @@ impl ArtifactError {
     /// Whether it is the artifact that is at fault: not there, incomplete or damaged. Any other failure says nothing
     /// about it.
     pub fn is_broken(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Manifest { .. } | Self::Corrupt { .. } | Self::TooLarge { .. })
+        matches!(self, Self::NotFound { .. } | Self::Manifest { .. } | Self::Corrupt { .. })
     }
 }
 
@@ -151,8 +153,8 @@ pub async fn open(folder: &Folder, expected_digest: Option<&str>) -> Result<Arti
         .map_err(|error| corrupt(&folder.uri, format!("{MANIFEST} cannot be read: {error}")))?;
     manifest.validate().map_err(|source| ArtifactError::Manifest { uri: folder.uri.clone(), source })?;
     let size = manifest.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size));
-    if size > MAX_ARTIFACT_BYTES {
-        return Err(ArtifactError::TooLarge { uri: folder.uri.clone(), size });
+    if let Some(memory) = Memory::read().total().filter(|memory| size > *memory) {
+        return Err(ArtifactError::TooLarge { uri: folder.uri.clone(), size, memory });
     }
     let files = stream::iter(manifest.files)
         .map(|file| async move {

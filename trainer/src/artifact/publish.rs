@@ -9,6 +9,7 @@ use stoker_crds::{
     TrainConfig,
     artifact::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, METRICS, ModelRef, WEIGHTS},
     metric::{Metrics, Split},
+    progress::{HistoryPoint, Sample},
     training::model::{Export, Lora},
 };
 
@@ -31,6 +32,8 @@ pub struct Publication<'a> {
     pub base: Option<&'a BaseRef>,
     /// How what is asked becomes what the model reads, name and content: the fitted transforms, or the tokenizer.
     pub input: (&'a str, Bytes),
+    /// The token with which what a language model writes is over.
+    pub stop_token: Option<u32>,
     /// The final metrics.
     pub evaluations: &'a BTreeMap<Split, Evaluation>,
     /// `sha256:…` of the data.
@@ -46,6 +49,12 @@ pub struct ModelMetrics {
     /// Rows by true class (outer) and predicted class (inner), per split, for a classification.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub confusion: BTreeMap<Split, Vec<Vec<u64>>>,
+    /// How the metrics went while it was trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryPoint>,
+    /// What a language model wrote last while it was trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
     /// Where the model comes from.
     pub lineage: Lineage,
 }
@@ -80,13 +89,16 @@ pub struct Lineage {
 /// # Errors
 /// If the storage fails, or a metric is not finite.
 pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Result<ModelRef, ArtifactError> {
-    let Publication { config, fitted, base, input: (input_name, input), evaluations, fingerprint } = publication;
+    let Publication { config, fitted, base, input: (input_name, input), stop_token, evaluations, fingerprint } =
+        publication;
     let metrics = ModelMetrics {
         metrics: evaluations.iter().map(|(split, evaluation)| (*split, evaluation.metrics.clone())).collect(),
         confusion: evaluations
             .iter()
             .filter_map(|(split, evaluation)| Some((*split, evaluation.confusion.clone()?)))
             .collect(),
+        history: fitted.history.clone(),
+        samples: fitted.samples.clone(),
         lineage: Lineage {
             namespace: config.run.namespace.clone(),
             training: config.run.training.clone(),
@@ -109,7 +121,7 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
             ]
         }
         _ => vec![
-            (CONFIG.into(), fitted.predictor.architecture().to_config(model.dtype())?.into()),
+            (CONFIG.into(), fitted.predictor.architecture().to_config(model.dtype(), stop_token)?.into()),
             (WEIGHTS.into(), to_safetensors(model)?.into()),
         ],
     };

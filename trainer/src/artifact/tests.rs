@@ -231,11 +231,10 @@ async fn a_name_that_leaves_the_folder_is_neither_written_nor_read() {
 #[tokio::test]
 async fn what_is_not_as_the_manifest_says_is_refused() {
     type Damage = fn(&mut Value);
-    let cases: [(&str, Damage); 4] = [
+    let cases: [(&str, Damage); 3] = [
         ("3 bytes long and should be 4", |manifest| manifest["files"][0]["size"] = json!(4)),
         ("was changed", |manifest| manifest["files"][0]["sha256"] = json!("0".repeat(64))),
         ("'c' is missing", |manifest| manifest["files"][1]["name"] = json!("c")),
-        ("bytes are read", |manifest| manifest["files"][0]["size"] = json!(u64::MAX)),
     ];
     for (message, edit) in cases {
         let folder = healthy();
@@ -245,6 +244,16 @@ async fn what_is_not_as_the_manifest_says_is_refused() {
         assert!(error.is_broken() && error.reason() == Reason::CorruptArtifact, "{error}");
         assert!(error.to_string().contains(message), "{error}");
     }
+}
+
+#[tokio::test]
+async fn one_that_does_not_fit_the_memory_is_no_broken_one() {
+    let folder = healthy();
+    commit(&folder, None, files()).await.unwrap();
+    edit_manifest(&folder, |manifest| manifest["files"][0]["size"] = json!(u64::MAX)).await;
+    let error = open(&folder, None).await.unwrap_err();
+    assert!(!error.is_broken() && error.reason() == Reason::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("resources.memory"), "{error}");
 }
 
 #[tokio::test]

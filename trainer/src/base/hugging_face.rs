@@ -12,7 +12,8 @@ use stoker_crds::artifact::{ADAPTER_CONFIG, CONFIG, TOKENIZER, WEIGHTS, is_flat_
 
 use super::{BaseError, Files};
 use crate::{
-    artifact::{MAX_ARTIFACT_BYTES, digest, sha256},
+    artifact::{digest, sha256},
+    machine::Memory,
     model::{ModelError, WeightBytes},
     storage::{Folder, StorageError},
     text::MAX_JSON,
@@ -31,7 +32,8 @@ struct Index {
 
 /// Reads the files of a folder. How large each is, is looked at before it is read.
 pub(super) async fn read(folder: &Folder) -> Result<Files, BaseError> {
-    let mut reader = Reader { folder, left: MAX_ARTIFACT_BYTES, digests: String::new() };
+    let left = Memory::read().total().unwrap_or(u64::MAX);
+    let mut reader = Reader { folder, left, digests: String::new() };
     let missing = |file, fix| BaseError::Missing { uri: folder.uri.clone(), file, fix };
     let Some(config) = reader.file(CONFIG, MAX_DESCRIPTION).await? else {
         // Of adapters there is a folder of their own, which is no model.
@@ -52,7 +54,7 @@ pub(super) async fn read(folder: &Folder) -> Result<Files, BaseError> {
 
 struct Reader<'a> {
     folder: &'a Folder,
-    /// How many bytes may still be read.
+    /// How many bytes the memory can still take.
     left: u64,
     /// A line for each file that was read.
     digests: String,
@@ -66,11 +68,12 @@ impl Reader<'_> {
             Err(StorageError::NotFound { .. }) => return Ok(None),
             got => got?,
         };
-        let (size, most) = (got.meta.size, most.min(self.left));
+        let size = got.meta.size;
         if size > most {
             return Err(BaseError::TooLarge { uri: file.uri, size, most });
         }
-        self.left -= size;
+        let left = self.left;
+        self.left = left.checked_sub(size).ok_or(BaseError::Memory { uri: file.uri.clone(), size, left })?;
         let bytes = got.bytes().await.map_err(|error| file.error(error))?;
         let _ = writeln!(self.digests, "{name} {}", sha256(&bytes));
         Ok(Some(bytes))

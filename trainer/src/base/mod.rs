@@ -19,7 +19,7 @@ use stoker_crds::{
 
 use crate::{
     artifact::{self, ArtifactError},
-    model::{Adapted, Architecture, ModelError, Network, StartingModel, WeightBytes},
+    model::{Adapted, Architecture, ModelError, Network, StartingModel, WeightBytes, end_of_text},
     storage::{Access, Folder, StorageError},
     text::{Tokenizer, TokenizerError, Vocabulary},
 };
@@ -31,6 +31,8 @@ pub struct Base {
     model: StartingModel,
     /// Its `tokenizer.json`, if it has one.
     tokenizer: Option<Bytes>,
+    /// The token that ends a text by its `config.json`.
+    end_of_text: Option<u32>,
 }
 
 /// Which model a training started from.
@@ -78,6 +80,19 @@ pub enum BaseError {
         size: u64,
         /// The most bytes that are read.
         most: u64,
+    },
+    /// A file does not fit the memory.
+    #[error(
+        "spec.model.from.huggingFace: {uri} is {size} bytes large and is read into memory, of which {left} bytes are left: set \
+         resources.memory to more"
+    )]
+    Memory {
+        /// The file.
+        uri: String,
+        /// Its bytes.
+        size: u64,
+        /// The bytes that those before it leave of the memory.
+        left: u64,
     },
     /// It holds adapters alone, and nothing says of which model.
     #[error(
@@ -142,6 +157,7 @@ impl BaseError {
             Self::Storage(error) => error.reason(),
             Self::Artifact(error) => error.reason(),
             Self::Missing { .. } => Reason::DataNotFound,
+            Self::Memory { .. } => Reason::OutOfMemory,
             Self::Name { .. } | Self::TooLarge { .. } | Self::Changed { .. } | Self::Lineage { .. } => {
                 Reason::CorruptArtifact
             }
@@ -167,11 +183,12 @@ impl Base {
         };
         let Files { digest, config, weights, tokenizer } = files;
         let uri = wish.uri.clone();
+        let end_of_text = end_of_text(&config);
         // To compare a large index of tensors takes a moment, in which the progress goes on being answered.
         let wanted = wish.clone();
         let model = on_own_thread(move || StartingModel::new(&config, weights, &wanted)).await;
         let model = model.map_err(|source| BaseError::Model { uri: uri.clone(), source: source.into() })?;
-        Ok(Self { source: BaseRef { uri, digest }, model, tokenizer })
+        Ok(Self { source: BaseRef { uri, digest }, model, tokenizer, end_of_text })
     }
 
     /// Which model it is.
@@ -207,11 +224,12 @@ impl Base {
     pub fn vocabulary(&self, text: Option<&Text>) -> Result<Vocabulary, BaseError> {
         let size = self.model.language().vocabulary() as usize;
         let is_other_named = text.is_some_and(|text| text.tokenizer.is_some());
-        let tokenizer = match self.tokenizer.as_ref().map(|json| Tokenizer::from_json(json)).transpose() {
-            Ok(tokenizer) => tokenizer,
-            Err(_) if is_other_named => None,
-            Err(source) => return Err(BaseError::Tokenizer { uri: self.source.uri.clone(), source }),
-        };
+        let tokenizer =
+            match self.tokenizer.as_ref().map(|json| Tokenizer::from_json(json, self.end_of_text)).transpose() {
+                Ok(tokenizer) => tokenizer,
+                Err(_) if is_other_named => None,
+                Err(source) => return Err(BaseError::Tokenizer { uri: self.source.uri.clone(), source }),
+            };
         Ok(Vocabulary { size, tokenizer })
     }
 

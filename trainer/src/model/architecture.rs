@@ -123,17 +123,19 @@ impl Architecture {
         if rows.task == Task::LanguageModeling { Err(ModelError::Task) } else { Ok(Self::Rows(rows)) }
     }
 
-    /// The content of the `config.json` beside weights of a type.
+    /// The content of the `config.json` beside weights of a type, of a model that ends what it writes with a token.
     ///
     /// # Errors
     /// If it cannot be written as JSON.
-    pub fn to_config(&self, weights: FloatDType) -> Result<Vec<u8>, serde_json::Error> {
+    pub fn to_config(&self, weights: FloatDType, end_of_text: Option<u32>) -> Result<Vec<u8>, serde_json::Error> {
         match self {
             Self::Rows(rows) => serde_json::to_vec_pretty(rows),
             Self::Language(language) => {
                 let mut config = language.to_config();
-                if let Some(name) = config.get_mut("torch_dtype") {
-                    *name = if weights == FloatDType::BF16 { "bfloat16" } else { "float32" }.into();
+                let weights = if weights == FloatDType::BF16 { "bfloat16" } else { "float32" };
+                for (name, value) in [("torch_dtype", weights.into()), ("eos_token_id", end_of_text.into())] {
+                    // There is none of a model that transformers do not have.
+                    config.get_mut(name).into_iter().for_each(|field: &mut Value| *field = Value::clone(&value));
                 }
                 serde_json::to_vec_pretty(&config)
             }
@@ -265,7 +267,7 @@ impl Serialize for Architecture {
 mod tests {
     use stoker_crds::training::model::{Preset, Transformer as Spec};
 
-    use super::*;
+    use super::{super::end_of_text, *};
 
     fn language(preset: Preset, vocabulary: usize) -> Architecture {
         let config = Spec { preset: Some(preset), ..Spec::default() }.resolve().unwrap();
@@ -286,8 +288,9 @@ mod tests {
         for preset in Preset::ALL {
             let architecture = language(preset, 1000);
             for (weights, name) in [(FloatDType::F32, "float32"), (FloatDType::BF16, "bfloat16")] {
-                let bytes = architecture.to_config(weights).unwrap();
+                let bytes = architecture.to_config(weights, Some(999)).unwrap();
                 assert_eq!(Architecture::parse(&bytes).unwrap(), architecture, "{preset:?}");
+                assert_eq!(end_of_text(&bytes), Some(999), "{preset:?}");
                 assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap()["torch_dtype"], name, "{preset:?}");
             }
         }

@@ -34,6 +34,8 @@ pub struct Workload {
     pub activation_checkpointing: bool,
     /// The adapters that alone are learned, if not all weights are.
     pub adapted: Option<Adapted>,
+    /// Whether the weights of the best evaluation are kept beside those of now.
+    pub keeps_best: bool,
 }
 
 /// The adapters of a model.
@@ -56,6 +58,7 @@ impl Workload {
             precision: train.precision,
             activation_checkpointing: train.activation_checkpointing,
             adapted: None,
+            keeps_best: train.early_stopping.as_ref().is_some_and(|rule| rule.restore_best),
         }
     }
 
@@ -90,8 +93,8 @@ impl Architecture {
     /// checkpointing there is only one of a block at a time. Where adapters alone are learned, gradients and the optimizer are of
     /// these, and the sums of them and the matrices that they are added to are kept for the backward pass. An mlp keeps the
     /// inputs of its layers, and twice their outputs for activation and dropout; `transformer/size.rs`
-    /// says what is counted of a transformer. What an allocator holds in reserve, a checkpoint that is
-    /// being written, and what the program itself needs come on top.
+    /// says what is counted of a transformer. While a checkpoint is written, the steps go on with a copy of what is learned and
+    /// of the optimizer's numbers. What an allocator holds in reserve, and what the program itself needs, come on top.
     pub fn estimate(&self, workload: Workload) -> Estimate {
         let parameters = self.parameter_count();
         let (kept, number) = (bytes(stored(workload.precision)), workload.number());
@@ -102,19 +105,29 @@ impl Architecture {
             None => (0, parameters, 0),
         };
         let sums = if workload.activation_checkpointing { 0 } else { sums.saturating_mul(number) };
+        let best = if workload.keeps_best { kept } else { 0 };
         Estimate {
             parameters,
             weights_bytes: parameters.saturating_add(added).saturating_mul(kept + copy),
             gradients_bytes: learned.saturating_mul(kept),
             optimizer_bytes: learned.saturating_mul(states),
+            copies_bytes: learned.saturating_mul(kept + states + best),
             activations_bytes: self.activations(workload).estimated.saturating_add(sums),
         }
     }
 
-    /// The bytes that such a training surely needs: weights, gradients, the optimizer's state, and the inputs of the matrices.
+    /// The bytes that such a training surely needs before its first checkpoint: weights, gradients, the optimizer's state, and the
+    /// inputs of the matrices.
     pub fn least_memory(&self, workload: Workload) -> u64 {
         let least = self.activations(workload).least;
-        Estimate { activations_bytes: least, ..self.estimate(workload) }.memory_bytes()
+        Estimate { activations_bytes: least, copies_bytes: 0, ..self.estimate(workload) }.memory_bytes()
+    }
+
+    /// The bytes of the host that a training on a GPU surely needs, besides those of the program: a checkpoint's optimizer is
+    /// fetched from the GPU at once, and so are the weights that are published, which are written to a file in memory.
+    pub fn least_host_memory(&self, workload: Workload) -> u64 {
+        let Estimate { parameters, optimizer_bytes, .. } = self.estimate(workload);
+        optimizer_bytes.max(parameters.saturating_mul(2 * bytes(stored(workload.precision))))
     }
 
     /// The largest batch, up to that of the workload, whose estimate is not above so many bytes; `None` if not even one sample
@@ -200,19 +213,27 @@ mod tests {
         precision: Precision::F32,
         activation_checkpointing: false,
         adapted: None,
+        keeps_best: false,
     };
 
     #[test]
     fn sixteen_bits_and_activation_checkpointing_take_less_memory() {
         let estimate = |precision, activation_checkpointing| {
             let workload = Workload { is_fused: false, precision, activation_checkpointing, ..WORKLOAD };
-            let Estimate { parameters, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } =
-                gpt2().estimate(workload);
-            ([weights_bytes, gradients_bytes, optimizer_bytes].map(|bytes| bytes / parameters), activations_bytes)
+            let Estimate {
+                parameters,
+                weights_bytes,
+                gradients_bytes,
+                optimizer_bytes,
+                copies_bytes,
+                activations_bytes,
+            } = gpt2().estimate(workload);
+            let all = [weights_bytes, gradients_bytes, optimizer_bytes, copies_bytes];
+            (all.map(|bytes| bytes / parameters), activations_bytes)
         };
         let (full, mixed, half) =
             (estimate(Precision::F32, false), estimate(Precision::Mixed, false), estimate(Precision::BF16, false));
-        assert_eq!([full.0, mixed.0, half.0], [[4, 4, 8], [6, 4, 8], [2, 2, 8]]);
+        assert_eq!([full.0, mixed.0, half.0], [[4, 4, 8, 12], [6, 4, 8, 12], [2, 2, 8, 10]]);
         assert!(half.1 == mixed.1 && mixed.1 < full.1 * 3 / 4, "{mixed:?} {full:?}");
         // Of 12 blocks one is kept, and 768 numbers of each.
         let recomputed = estimate(Precision::F32, true);
@@ -237,8 +258,13 @@ mod tests {
         );
         // 8 rows of the inputs 20 + 64 + 32, and twice of the outputs 64 + 32 + 10.
         assert_eq!(estimate.activations_bytes, 4 * 8 * (116 + 212));
-        assert_eq!(estimate.memory_bytes(), 60_064 + 10_496);
+        assert_eq!(estimate.copies_bytes, 15_016 + 30_032);
+        assert_eq!(estimate.memory_bytes(), 60_064 + 10_496 + 45_048);
         assert_eq!(mlp().least_memory(WORKLOAD), 60_064 + 4 * 8 * 116);
+        let best = mlp().estimate(Workload { keeps_best: true, ..WORKLOAD });
+        assert_eq!(best.copies_bytes, 2 * 15_016 + 30_032);
+        // Both moments at once, or the weights and the file of them.
+        assert_eq!(mlp().least_host_memory(WORKLOAD), 30_032);
         let sgd = Workload { optimizer_states: 0, ..WORKLOAD };
         assert_eq!(mlp().estimate(sgd).optimizer_bytes, 0);
     }
@@ -248,7 +274,7 @@ mod tests {
         let (all, adapted) = (gpt2().estimate(WORKLOAD), Adapted { parameters: 1000, weights: 50_000 });
         let estimate = gpt2().estimate(Workload { adapted: Some(adapted), ..WORKLOAD });
         assert_eq!((estimate.parameters, estimate.weights_bytes), (124_439_808, 4 * (124_439_808 + 1000)));
-        assert_eq!((estimate.gradients_bytes, estimate.optimizer_bytes), (4000, 8000));
+        assert_eq!((estimate.gradients_bytes, estimate.optimizer_bytes, estimate.copies_bytes), (4000, 8000, 12_000));
         assert_eq!(estimate.activations_bytes, all.activations_bytes + 4 * 50_000);
     }
 

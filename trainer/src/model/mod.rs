@@ -26,7 +26,8 @@ pub use self::{
     peak::{PeakFlops, peak_flops},
     predictor::Predictor,
     transformer::{
-        Generation, HuggingFaceError, Transformer, from_hugging_face_config, parameter_count, to_hugging_face_config,
+        Generation, HuggingFaceError, Transformer, end_of_text, from_hugging_face_config, parameter_count,
+        to_hugging_face_config,
     },
     weights::to_safetensors,
 };

@@ -121,13 +121,15 @@ fn figures(throughput: &Throughput) -> [(&'static str, &'static str, Option<f64>
 }
 
 fn memory(estimate: &Estimate) -> Family<MemoryLabels, Float> {
-    let Estimate { parameters: _, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *estimate;
+    let Estimate { parameters: _, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes, copies_bytes } =
+        *estimate;
     let parts = Family::<MemoryLabels, Float>::default();
     for (part, bytes) in [
         ("weights", weights_bytes),
         ("gradients", gradients_bytes),
         ("optimizer", optimizer_bytes),
         ("activations", activations_bytes),
+        ("copies", copies_bytes),
     ] {
         parts.get_or_create(&MemoryLabels { part }).set(bytes as f64);
     }
@@ -154,6 +156,7 @@ mod tests {
                 gradients_bytes: 40,
                 optimizer_bytes: 80,
                 activations_bytes: 1000,
+                copies_bytes: 120,
             });
         });
         let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
@@ -170,7 +173,7 @@ mod tests {
         let progress: Progress = serde_json::from_str(&body).unwrap();
         assert_eq!((progress.run.as_str(), progress.epoch), ("1-0123abcd", 7));
         assert_eq!(progress.throughput.tokens_per_second, Some(12_800.5));
-        assert_eq!(progress.estimate.unwrap().memory_bytes(), 1160);
+        assert_eq!(progress.estimate.unwrap().memory_bytes(), 1280);
     }
 
     #[tokio::test]
@@ -183,6 +186,7 @@ mod tests {
             "stoker_training_flops_per_second 250000000000.0",
             "stoker_training_parameters 10.0",
             "stoker_training_estimated_memory_bytes{part=\"activations\"} 1000.0",
+            "stoker_training_estimated_memory_bytes{part=\"copies\"} 120.0",
             "# EOF",
         ] {
             assert!(body.lines().any(|found| found == line), "{line} is not in\n{body}");

@@ -20,7 +20,7 @@ use super::{RunError, manifest, manifest::Training};
 use crate::{
     artifact::{self, Artifact},
     data::{self, Output, Preprocessor, Scratch, TransformError},
-    model::{Predictor, choose_device},
+    model::{Predictor, choose_device, end_of_text},
     server::artifact_uri,
     storage::Access,
     text::{self, Tokenizer, Vocabulary},
@@ -111,7 +111,8 @@ async fn evaluate_text(
     let vocabulary = match training.spec.model {
         Model::From(_) => {
             let refused = |error| RunError::Server(format!("the model's {TOKENIZER} cannot be used: {error}"));
-            let tokenizer = Tokenizer::from_json(artifact.file(TOKENIZER)?).map_err(refused)?;
+            let end = end_of_text(artifact.file(CONFIG)?);
+            let tokenizer = Tokenizer::from_json(artifact.file(TOKENIZER)?, end).map_err(refused)?;
             Some(Vocabulary { size: language.vocabulary() as usize, tokenizer: Some(tokenizer) })
         }
         Model::Transformer(_) | Model::Mlp(_) => None,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage};
+use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage, training::Task};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,7 +13,7 @@ use crate::{
     artifact::{Publication, publish_model},
     base::Base,
     data::Scratch,
-    model::choose_device,
+    model::{choose_device, says_out_of_memory},
     storage::Access,
     training::{self, Evaluation, Fitted, Surroundings},
 };
@@ -56,6 +56,7 @@ impl Pipeline {
             fitted: &fitted,
             base: started_from.as_ref(),
             input: prepared.input_file()?,
+            stop_token: prepared.stop_token(self.config.data.text.as_ref()),
             evaluations: &evaluations,
             fingerprint: &prepared.stats().fingerprint,
         };
@@ -109,20 +110,36 @@ impl Pipeline {
         .map_err(RunError::from)
     }
 
-    /// The final metrics of every split that has rows.
+    /// The final metrics of every split that has rows. A language model does not read all of its training split once more, which
+    /// may be billions of tokens: its training loss is the one that it had when it was evaluated.
     async fn evaluate(
         &self,
         prepared: Arc<Prepared>,
         fitted: Arc<Fitted>,
     ) -> Result<BTreeMap<Split, Evaluation>, RunError> {
         self.tracker.update(|progress| progress.stage = Stage::Evaluating);
-        let evaluations: BTreeMap<Split, Evaluation> = on_own_thread(move || {
+        let known = match self.config.task {
+            Task::LanguageModeling => fitted.training_metrics().cloned(),
+            Task::Classification | Task::Regression => None,
+        };
+        let evaluating = on_own_thread(move || {
             let restore = |targets: &mut [f32]| prepared.restore_targets(targets);
             let splits = Split::ALL.into_iter().map(|split| (split, prepared.split(split)));
-            let evaluate = |(split, samples)| Ok((split, training::evaluate(&fitted.predictor, samples, &restore)?));
-            splits.filter(|(_, samples)| !samples.is_empty()).map(evaluate).collect::<Result<_, RunError>>()
-        })
-        .await??;
+            let evaluate = |(split, samples)| match &known {
+                Some(metrics) if split == Split::Train => {
+                    Ok((split, Evaluation { metrics: metrics.clone(), confusion: None }))
+                }
+                _ => Ok((split, training::evaluate(&fitted.predictor, samples, &restore)?)),
+            };
+            splits
+                .filter(|(_, samples)| !samples.is_empty())
+                .map(evaluate)
+                .collect::<Result<BTreeMap<_, _>, RunError>>()
+        });
+        let evaluations = tokio::select! {
+            evaluations = evaluating => evaluations??,
+            () = self.stop.cancelled() => return Err(RunError::Stopped),
+        };
         let metrics = evaluations.iter().map(|(split, evaluation)| (*split, evaluation.metrics.clone())).collect();
         self.tracker.update(|progress| progress.metrics = metrics);
         Ok(evaluations)
@@ -131,5 +148,8 @@ impl Pipeline {
 
 /// Runs what computes for long on a thread of its own, so that the progress goes on being answered.
 async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Panic(error.to_string()))
+    tokio::task::spawn_blocking(work).await.map_err(|error| match error.to_string() {
+        text if says_out_of_memory(&text) => RunError::OutOfDeviceMemory(text),
+        text => RunError::Panic(text),
+    })
 }

@@ -6,7 +6,7 @@ use stoker_crds::{
     artifact::{PREPROCESSOR, TOKENIZER},
     metric::Split,
     progress::DataStats,
-    training::Model,
+    training::{Model, Text},
 };
 
 use super::RunError;
@@ -16,7 +16,7 @@ use crate::{
     data::{self, Scratch},
     model::ModelError,
     storage::Access,
-    text::{self, Corpus, Tokenizer, Vocabulary},
+    text::{self, Corpus, Tokenizer, Vocabulary, stop_token},
     training::{Dataset, Problem},
 };
 
@@ -117,6 +117,11 @@ impl Prepared {
             tokenizer: self.tokenizer(),
             fingerprint: &self.stats().fingerprint,
         }
+    }
+
+    /// The token with which what a model of such texts writes is over.
+    pub(super) fn stop_token(&self, texts: Option<&Text>) -> Option<u32> {
+        self.tokenizer().map(|tokenizer| stop_token(tokenizer, texts))
     }
 
     /// Makes text of the tokens of a language model.

@@ -1,9 +1,7 @@
 //! Conversations: lists of messages, of which a model learns what the assistant says.
 //!
-//! While documents are cleaned and split, a conversation is the JSON text of its messages; [`encode`] makes tokens of it.
-//! A message becomes its role, a line break and its content, and ends by a token that no content can hold. Where the
-//! tokenizer has the tokens of ChatML (`<|im_start|>`, `<|im_end|>`), a message stands between these, as the models of such
-//! tokenizers know it; elsewhere the end of a text ends a message.
+//! While documents are cleaned and split, a conversation is the JSON text of its messages; [`encode`] makes tokens of it, by
+//! the [`Template`] that models with such a tokenizer know.
 
 use std::borrow::Cow;
 
@@ -15,14 +13,14 @@ use datafusion::arrow::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Tokenizer, TokenizerError};
+use super::{Tokenizer, TokenizerError, template::Template};
 
 /// The role whose messages are learned.
 pub const ASSISTANT: &str = "assistant";
+/// The role that asks.
+pub const USER: &str = "user";
 const ROLE: &str = "role";
 const CONTENT: &str = "content";
-const CHATML_START: &str = "<|im_start|>";
-const CHATML_END: &str = "<|im_end|>";
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,51 +47,29 @@ impl Conversation {
     }
 }
 
-/// The tokens around messages.
-struct Markers {
-    start: Option<u32>,
-    end: u32,
-    /// What stands between two messages.
-    between: Vec<u32>,
-}
-
-impl Markers {
-    fn of(tokenizer: &Tokenizer) -> Result<Self, TokenizerError> {
-        Ok(match (tokenizer.special(CHATML_START), tokenizer.special(CHATML_END)) {
-            (Some(start), Some(end)) => Self { start: Some(start), end, between: tokenizer.encode("\n")? },
-            _ => Self { start: None, end: tokenizer.end_of_text(), between: Vec::new() },
-        })
-    }
-}
-
-/// The token that ends a message: a model that answers is done when it comes.
-///
-/// # Errors
-/// If the tokenizer cannot encode a line break.
-pub fn end_of_message(tokenizer: &Tokenizer) -> Result<u32, TokenizerError> {
-    Ok(Markers::of(tokenizer)?.end)
-}
-
 /// Conversations as tokens, all at once.
 ///
 /// # Errors
 /// If the tokenizer cannot encode a text.
 pub fn encode(tokenizer: &Tokenizer, conversations: &[Vec<Message>]) -> Result<Vec<Conversation>, TokenizerError> {
-    let markers = Markers::of(tokenizer)?;
-    let messages = || conversations.iter().flatten();
-    let roles: Vec<String> = messages().map(|message| head(&message.role)).collect();
-    let texts = messages().zip(&roles).flat_map(|(message, role)| [role.as_str(), message.content.as_str()]);
+    let Template { begin, start, after_role, end, between } = Template::of(tokenizer)?;
+    let messages = conversations.iter().flatten();
+    let texts = messages.flat_map(|message| [message.role.as_str(), message.content.as_str()]);
     let encoded = tokenizer.encode_all(&texts.collect::<Vec<_>>())?;
     let mut parts = encoded.as_chunks::<2>().0.iter();
     let of_messages = |messages: &Vec<Message>| {
         let mut conversation = Conversation::default();
+        if !messages.is_empty() {
+            conversation.extend(&begin, false);
+        }
         for (message, [role, content]) in messages.iter().zip(parts.by_ref()) {
             let is_learned = message.role == ASSISTANT;
-            conversation.extend(markers.start.as_slice(), false);
-            conversation.extend(role, false);
+            for before in [&start, role, &after_role] {
+                conversation.extend(before, false);
+            }
             conversation.extend(content, is_learned);
-            conversation.extend(&[markers.end], is_learned);
-            conversation.extend(&markers.between, false);
+            conversation.extend(&[end], is_learned);
+            conversation.extend(&between, false);
         }
         conversation
     };
@@ -105,14 +81,9 @@ pub fn encode(tokenizer: &Tokenizer, conversations: &[Vec<Message>]) -> Result<V
 /// # Errors
 /// If the tokenizer cannot encode a text.
 pub fn prompt(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, TokenizerError> {
-    let mut tokens = encode(tokenizer, &[messages.to_vec()])?.pop().unwrap_or_default().tokens;
-    tokens.extend(Markers::of(tokenizer)?.start);
-    tokens.extend(tokenizer.encode(&head(ASSISTANT))?);
-    Ok(tokens)
-}
-
-fn head(role: &str) -> String {
-    format!("{role}\n")
+    let tokens = encode(tokenizer, &[messages.to_vec()])?.pop().unwrap_or_default().tokens;
+    let Template { start, after_role, .. } = Template::of(tokenizer)?;
+    Ok([tokens, start, tokenizer.encode(ASSISTANT)?, after_role].concat())
 }
 
 /// The messages of a conversation that is written as JSON.
@@ -256,7 +227,9 @@ mod tests {
         let (question, answer) = (message("user", "2 + 2?"), message("assistant", "4"));
         let whole = encode(&tokenizer, &[vec![question.clone(), answer]]).unwrap().remove(0);
         let prompt = prompt(&tokenizer, &[question]).unwrap();
-        let answered = [&prompt[..], &tokenizer.encode("4").unwrap(), &[end_of_message(&tokenizer).unwrap()]].concat();
+        let answered =
+            [&prompt[..], &tokenizer.encode("4").unwrap(), &[crate::text::template::end_of_message(&tokenizer)]]
+                .concat();
         assert_eq!(whole.tokens, answered);
     }
 

@@ -5,6 +5,7 @@
 //! left, in an order by content that files' names and order and the number of threads don't change; a [`tokenizer`] is
 //! fitted on the training split, and [`sequences`] hold the tokens. What is common with tables is in [`crate::data`].
 
+mod answer;
 pub mod chat;
 mod clean;
 mod documents;
@@ -14,6 +15,7 @@ mod near;
 mod pipeline;
 mod read;
 mod sequences;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -26,6 +28,7 @@ use stoker_crds::{
 
 use self::pipeline::Pipeline;
 pub use self::{
+    answer::{prompt_tokens, stop_token},
     sequences::Sequences,
     tokenizer::{END_OF_TEXT, MAX_JSON, Tokenizer, TokenizerError},
     vocabulary::Vocabulary,

@@ -205,7 +205,7 @@ impl<'a> Pipeline<'a> {
             return Err(refused(TokenizerError::TooLarge(got.meta.size)));
         }
         let json = got.bytes().await.map_err(failed)?;
-        blocking(move || Ok(Tokenizer::from_json(&json))).await?.map_err(refused)
+        blocking(move || Ok(Tokenizer::from_json(&json, None))).await?.map_err(refused)
     }
 
     /// The tokens of each split.

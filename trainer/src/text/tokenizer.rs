@@ -100,12 +100,13 @@ impl Tokenizer {
 
     /// Reads a `tokenizer.json` of Hugging Face. It need not be trusted: what it says is checked before it is used.
     ///
-    /// What would cut, fill or add to a text is left out: its truncation, padding and post-processor. A tokenizer without a
-    /// token for the end of a text gets one.
+    /// What would cut, fill or add to a text is left out: its truncation, padding and post-processor. The end of a text is the
+    /// token of a name that is usual for it, else the special token that the model's configuration names (`end_of_text`); a
+    /// tokenizer without any gets one.
     ///
     /// # Errors
     /// If it is too large, says what is not true, or has no byte-pair encoding of all texts.
-    pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
+    pub fn from_json(json: &[u8], end_of_text: Option<u32>) -> Result<Self, TokenizerError> {
         if json.len() > MAX_JSON {
             return Err(TokenizerError::TooLarge(json.len() as u64));
         }
@@ -125,13 +126,19 @@ impl Tokenizer {
                 )));
             }
         }
-        Self::with_end_of_text(pairs, checked)
+        Self::with_end_of_text(pairs, checked, end_of_text)
     }
 
-    fn with_end_of_text(mut pairs: tokenizers::Tokenizer, checked: check::Checked) -> Result<Self, TokenizerError> {
+    fn with_end_of_text(
+        mut pairs: tokenizers::Tokenizer,
+        checked: check::Checked,
+        named: Option<u32>,
+    ) -> Result<Self, TokenizerError> {
         let check::Checked { mut special, mut vocabulary_size, .. } = checked;
-        let end_of_text = match ENDS_OF_TEXT.iter().find_map(|token| special.get(*token)) {
-            Some(id) => *id,
+        let usual = ENDS_OF_TEXT.iter().find_map(|token| special.get(*token).copied());
+        let named = named.filter(|named| special.values().any(|id| id == named));
+        let end_of_text = match usual.or(named) {
+            Some(id) => id,
             None => {
                 let added = pairs.add_special_tokens([AddedToken::from(END_OF_TEXT, true)]);
                 added.map_err(TokenizerError::failed("take the end of a text"))?;

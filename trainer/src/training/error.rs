@@ -2,7 +2,7 @@
 
 use stoker_crds::{Reason, artifact::CheckpointRef};
 
-use super::memory::MemoryNeed;
+use super::memory::{MemoryNeed, Size};
 use crate::{artifact::ArtifactError, data::DataError, model::ModelError, text::TokenizerError};
 
 /// Why a training ended without a model.
@@ -26,6 +26,19 @@ pub enum TrainError {
     /// There is less memory than the training surely takes; nothing was computed.
     #[error("the training does not fit the memory: {0}")]
     TooLarge(Box<MemoryNeed>),
+    /// The host of a GPU has less memory than the training surely takes of it; nothing was computed.
+    #[error(
+        "a checkpoint of {parameters} parameters, or the model that is published, takes {} of the memory of the GPU's pod, \
+         which has {}: set resources.memory to more", Size(*needed), Size(*total)
+    )]
+    HostTooSmall {
+        /// Numbers that the model has.
+        parameters: u64,
+        /// Bytes that it takes.
+        needed: u64,
+        /// Bytes that there are.
+        total: u64,
+    },
     /// The device ran out of memory.
     #[error("the device ran out of memory: {0}")]
     OutOfDeviceMemory(Box<MemoryNeed>),
@@ -78,6 +91,7 @@ impl TrainError {
             Self::Artifact(error) => error.reason(),
             Self::Tokenizer(error) => error.reason(),
             Self::TooLarge(need) => need.reason(),
+            Self::HostTooSmall { .. } => Reason::OutOfMemory,
             Self::OutOfDeviceMemory(_) => Reason::OutOfDeviceMemory,
             Self::Empty(_) => Reason::EmptyData,
             Self::Diverged { .. } | Self::NotFinite(_) => Reason::Diverged,

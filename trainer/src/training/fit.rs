@@ -4,7 +4,12 @@ use std::{sync::PoisonError, time::Instant};
 
 use burn::tensor::Device;
 use rayon::ThreadPoolBuilder;
-use stoker_crds::{TrainConfig, artifact::CheckpointRef, progress::HistoryPoint};
+use stoker_crds::{
+    TrainConfig,
+    artifact::CheckpointRef,
+    metric::{Metrics, Split},
+    progress::{HistoryPoint, Sample},
+};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -41,8 +46,18 @@ pub struct Fitted {
     pub best_step: Option<u64>,
     /// How the metrics went, thinned.
     pub history: Vec<HistoryPoint>,
+    /// What a language model wrote last.
+    pub samples: Vec<Sample>,
     /// The last checkpoint in storage.
     pub checkpoint: Option<CheckpointRef>,
+}
+
+impl Fitted {
+    /// The metrics of the training split, seen while it was trained: by the evaluation that the model is of, or the last one.
+    pub fn training_metrics(&self) -> Option<&Metrics> {
+        let of_best = |step| self.history.iter().find(|point| point.step == step);
+        self.best_step.map_or(self.history.last(), of_best)?.metrics.get(&Split::Train)
+    }
 }
 
 /// Where a training runs.
@@ -130,6 +145,7 @@ pub fn fit(
         total_steps: plan.total_steps,
         best_step,
         history: state.history.points().to_vec(),
+        samples: state.samples,
         checkpoint: checkpoints.last().cloned(),
     })
 }

@@ -13,7 +13,10 @@ use stoker_crds::{
 };
 
 use super::{TrainError, optimizer};
-use crate::model::{Adapted, Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory};
+use crate::{
+    machine::Memory,
+    model::{Adapted, Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory},
+};
 
 /// The memory that a training is estimated to take, beside the memory that there is.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +27,8 @@ pub struct MemoryNeed {
     pub least: u64,
     /// The bytes that there are, if that is known.
     pub total: Option<u64>,
+    /// The bytes that it surely takes of the memory of the host of a GPU.
+    least_of_host: u64,
     /// The most samples, up to those of the configuration, that are estimated to fit when they are computed at once.
     pub fitting_batch: Option<u32>,
     batch: u32,
@@ -54,6 +59,7 @@ impl MemoryNeed {
         Self {
             estimate: architecture.estimate(workload),
             least: architecture.least_memory(workload),
+            least_of_host: architecture.least_host_memory(workload),
             total,
             fitting_batch: total.and_then(|total| architecture.fitting_batch(workload, total)),
             batch: workload.batch,
@@ -67,8 +73,13 @@ impl MemoryNeed {
     /// # Errors
     /// If there is less memory than the training surely takes.
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        match self.total {
-            Some(total) if self.least > total => Err(TrainError::TooLarge(Box::new(self.clone()))),
+        match (self.total, Memory::read().total().filter(|_| self.is_gpu)) {
+            (Some(total), _) if self.least > total => Err(TrainError::TooLarge(Box::new(self.clone()))),
+            (_, Some(host)) if self.least_of_host > host => Err(TrainError::HostTooSmall {
+                parameters: self.estimate.parameters,
+                needed: self.least_of_host,
+                total: host,
+            }),
             _ => Ok(()),
         }
     }
@@ -146,15 +157,22 @@ pub(crate) struct Parts<'a>(pub(crate) &'a Estimate);
 
 impl fmt::Display for Parts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Estimate { parameters: _, weights_bytes, gradients_bytes, optimizer_bytes, activations_bytes } = *self.0;
-        write!(
-            f,
-            "weights {}, gradients {}, optimizer {}, activations {}",
-            Size(weights_bytes),
-            Size(gradients_bytes),
-            Size(optimizer_bytes),
-            Size(activations_bytes),
-        )
+        let Estimate {
+            parameters: _,
+            weights_bytes,
+            gradients_bytes,
+            optimizer_bytes,
+            activations_bytes,
+            copies_bytes,
+        } = *self.0;
+        let parts = [
+            ("weights", weights_bytes),
+            ("gradients", gradients_bytes),
+            ("optimizer", optimizer_bytes),
+            ("activations", activations_bytes),
+        ];
+        parts.into_iter().try_for_each(|(part, bytes)| write!(f, "{part} {}, ", Size(bytes)))?;
+        write!(f, "copies for checkpoints {}", Size(copies_bytes))
     }
 }
 
@@ -224,7 +242,7 @@ mod tests {
         // Between what is sure and what is estimated.
         let need = need(1000, 10 << 20);
         assert!(need.least < 10 << 20 && need.estimate.memory_bytes() > 10 << 20);
-        assert!(need.check().is_ok() && need.warning().unwrap().contains("estimated to take 13.6Mi"), "{need}");
+        assert!(need.check().is_ok() && need.warning().unwrap().contains("estimated to take 14.9Mi"), "{need}");
     }
 
     #[test]

@@ -98,8 +98,12 @@ mod tests {
         Generation { max_tokens: 20, end_of_text: 99, temperature: 1.0, top_k: None, seed: 1 };
 
     fn transformer() -> Transformer {
+        transformer_on(&Device::flex())
+    }
+
+    fn transformer_on(device: &Device) -> Transformer {
         let config = serde_json::from_str::<Spec>(SPEC).unwrap().resolve().unwrap();
-        Transformer::init(&config, 100, 7, &Device::flex())
+        Transformer::init(&config, 100, 7, device)
     }
 
     /// 100,000 draws of a share p have a standard deviation of at most 0.0016.
@@ -157,5 +161,24 @@ mod tests {
         let ending = Generation { end_of_text: text[3], ..GENERATION };
         let first = text.iter().position(|token| *token == text[3]).unwrap();
         assert_eq!(model.generate(&[99], &ending).unwrap(), text[..first]);
+    }
+
+    #[cfg(feature = "gpu")]
+    mod gpu {
+        use stoker_crds::training::Resources;
+
+        use super::*;
+        use crate::model::choose_device;
+
+        #[test]
+        fn a_gpu_goes_on_with_a_text_by_the_logits_of_the_cpu() {
+            let gpu = choose_device(&Resources { gpus: 1, ..Resources::default() }).unwrap();
+            let text: Vec<u32> = (0..40).map(|position| position * 7 % 99).collect();
+            let [gpu, cpu] = [gpu, Device::flex()].map(|device| transformer_on(&device).next_logits(&text).unwrap());
+            let farthest = gpu.iter().zip(&cpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // Sums in another order, of numbers around 1; on an NVIDIA GPU factors may have 11 bits (TF32).
+            let tolerance = if cfg!(feature = "cuda") { 1e-2 } else { 1e-5 };
+            assert!(gpu.len() == 100 && farthest < tolerance, "{farthest}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use stoker_crds::training::model::{
     InvalidTransformer, Normalization, PositionEncoding, RopeScaling, Rotary, TransformerActivation, TransformerConfig,
@@ -63,6 +64,24 @@ pub fn to_hugging_face_config(
         "torch_dtype": "float32",
     })));
     Ok(fields)
+}
+
+/// The token that ends a text by what a `config.json` says; the first, if it names several.
+pub fn end_of_text(config: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Named {
+        eos_token_id: OneOrMore,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(u32),
+        More(Vec<u32>),
+    }
+    match serde_json::from_slice::<Named>(config).ok()?.eos_token_id {
+        OneOrMore::One(token) => Some(token),
+        OneOrMore::More(tokens) => tokens.first().copied(),
+    }
 }
 
 fn to_gpt2(config: &TransformerConfig) -> Map<String, Value> {

@@ -33,7 +33,7 @@ use self::{
 };
 pub use self::{
     generate::Generation,
-    hugging_face::{HuggingFaceError, from_hugging_face_config, to_hugging_face_config},
+    hugging_face::{HuggingFaceError, end_of_text, from_hugging_face_config, to_hugging_face_config},
     size::parameter_count,
 };
 use super::ops;

@@ -87,7 +87,7 @@ async fn compressed_text_is_read_and_paragraphs_are_gathered_into_documents() {
 
 #[tokio::test]
 async fn the_tokenizer_of_a_file_is_used_as_it_is() {
-    let fitted = Tokenizer::from_json(Tokenizer::bytes().unwrap().to_json()).unwrap();
+    let fitted = Tokenizer::from_json(Tokenizer::bytes().unwrap().to_json(), None).unwrap();
     let bucket = Bucket::new(&[("d.txt", &different(10))]);
     bucket.write("tokenizer.json", fitted.to_json());
     let config = lines("s3://b/d.txt", json!({"tokenizer": {"file": {"uri": "s3://b/tokenizer.json"}}}));

@@ -47,7 +47,7 @@ pub(in crate::text) fn fit(
     let model = serde_json::to_value(&model).map_err(|error| failed("be written")(error.into()))?;
     let end_of_text = model["vocab"].as_object().map_or(0, |vocab| vocab.len() as u32);
     let json = serde_json::to_vec(&byte_level_json(&model, end_of_text, true));
-    Ok(Tokenizer::from_json(&json.map_err(|error| failed("be written")(error.into()))?)?)
+    Ok(Tokenizer::from_json(&json.map_err(|error| failed("be written")(error.into()))?, None)?)
 }
 
 /// The words of a text, in characters that stand for bytes. No pair is merged across two words.

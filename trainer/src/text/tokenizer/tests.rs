@@ -77,7 +77,7 @@ fn the_same_texts_give_the_same_tokenizer() {
 #[test]
 fn a_tokenizer_is_the_same_after_it_was_written_and_read() {
     for tokenizer in [Tokenizer::bytes().unwrap(), fitted(400)] {
-        let read = Tokenizer::from_json(tokenizer.to_json()).unwrap();
+        let read = Tokenizer::from_json(tokenizer.to_json(), None).unwrap();
         assert_eq!(read.to_json(), tokenizer.to_json());
         assert_eq!(read.vocabulary_size(), tokenizer.vocabulary_size());
         assert_eq!(read.encode(TEXT).unwrap(), tokenizer.encode(TEXT).unwrap());
@@ -99,9 +99,14 @@ fn the_bytes_are_the_same_to_hugging_face() {
 
 /// A fitted tokenizer after a change of its JSON.
 fn changed(change: impl FnOnce(&mut Value)) -> Result<Tokenizer, TokenizerError> {
+    changed_beside(None, change)
+}
+
+/// The same beside a configuration that names the end of a text.
+fn changed_beside(end_of_text: Option<u32>, change: impl FnOnce(&mut Value)) -> Result<Tokenizer, TokenizerError> {
     let mut json = serde_json::from_slice(fitted(290).to_json()).unwrap();
     change(&mut json);
-    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap())
+    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), end_of_text)
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn a_tokenizer_that_lies_is_refused() {
         assert!(matches!(error, TokenizerError::Refused(_)), "{error}");
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
-    assert!(matches!(Tokenizer::from_json(&vec![b' '; MAX_JSON + 1]), Err(TokenizerError::TooLarge(_))));
+    assert!(matches!(Tokenizer::from_json(&vec![b' '; MAX_JSON + 1], None), Err(TokenizerError::TooLarge(_))));
 }
 
 #[test]
@@ -152,4 +157,8 @@ fn a_tokenizer_without_an_end_of_a_text_gets_one_and_another_name_of_it_is_known
     assert_eq!((without.vocabulary_size(), without.end_of_text()), (290, 289));
     let other = changed(|json| json["added_tokens"][0]["content"] = json!("</s>")).unwrap();
     assert_eq!((other.vocabulary_size(), other.end_of_text(), other.special("</s>")), (290, 289, Some(289)));
+    let unusual = |named| changed_beside(named, |json| json["added_tokens"][0]["content"] = json!("<stop>")).unwrap();
+    assert_eq!((unusual(Some(289)).vocabulary_size(), unusual(Some(289)).end_of_text()), (290, 289));
+    // What it names is no special token.
+    assert_eq!((unusual(Some(7)).vocabulary_size(), unusual(Some(7)).end_of_text()), (291, 290));
 }

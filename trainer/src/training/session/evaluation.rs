@@ -11,6 +11,7 @@ use stoker_crds::{
 use super::{Session, seed};
 use crate::{
     model::{Generation, Predictor},
+    text::{prompt_tokens, stop_token},
     training::{
         TrainError,
         early_stopping::{Verdict, watched},
@@ -86,17 +87,18 @@ impl Session<'_> {
         // Added once, and not for each token.
         let model = predictor.model().clone().materialize();
         let transformer = model.transformer()?;
+        let texts = self.config.data.text.as_ref();
         let step = self.now.state.step;
         let step_seed = derive_seed(seed(self.config), Stream::Samples, step);
         for (index, prompt) in (0..).zip(&spec.prompts) {
             let generation = Generation {
                 max_tokens: spec.max_tokens as usize,
-                end_of_text: tokenizer.end_of_text(),
+                end_of_text: stop_token(tokenizer, texts),
                 temperature: spec.temperature,
                 top_k: spec.top_k.map(|count| count as usize),
                 seed: derive_seed(step_seed, Stream::Samples, index),
             };
-            let tokens = transformer.generate(&tokenizer.encode(prompt)?, &generation)?;
+            let tokens = transformer.generate(&prompt_tokens(tokenizer, texts, prompt)?, &generation)?;
             let text = shortened(tokenizer.decode(&tokens)?);
             self.now.state.samples.push(Sample { step, prompt: prompt.clone(), text });
         }

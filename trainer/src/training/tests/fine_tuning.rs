@@ -55,14 +55,14 @@ fn architecture(spec: &Value) -> Architecture {
 }
 
 /// A folder as transformers would leave it, and a configuration that starts from it.
-struct Started {
+pub(super) struct Started {
     dir: TempDir,
     config: TrainConfig,
     base: Predictor,
 }
 
 impl Started {
-    fn new(spec: &Value, seed: u64, from: Value, train: Value) -> Self {
+    pub(super) fn new(spec: &Value, seed: u64, from: Value, train: Value) -> Self {
         let dir = TempDir::new().unwrap();
         let architecture = architecture(spec);
         let network = architecture.init(seed, &Device::flex());
@@ -116,6 +116,7 @@ impl Started {
             fitted,
             base: Some(base.source()),
             input: ("tokenizer.json", "{}".into()),
+            stop_token: None,
             evaluations: &BTreeMap::new(),
             fingerprint: "sha256:of-the-data",
         };
@@ -123,7 +124,7 @@ impl Started {
         RUNTIME.block_on(publish_model(&root, publication)).unwrap()
     }
 
-    fn fit(&self, run: &Run, watch: &Recorder) -> Result<Fitted, TrainError> {
+    pub(super) fn fit(&self, run: &Run, watch: &Recorder) -> Result<Fitted, TrainError> {
         let problem = Problem {
             train: &Counting(24),
             validation: &Counting(8),
@@ -134,7 +135,7 @@ impl Started {
             fingerprint: "sha256:of-the-data",
         };
         let surroundings = Surroundings {
-            device: &Device::flex(),
+            device: &run.device,
             checkpoints: &run.folder,
             runtime: RUNTIME.handle(),
             watch,

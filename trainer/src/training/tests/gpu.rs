@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use stoker_crds::{Reason, metric::LOSS, training::Resources};
 
 use super::{
+    fine_tuning::Started,
     transformers::{chains, fit, gpt2, language, llama},
     *,
 };
@@ -78,16 +79,28 @@ fn a_transformer_learns_on_a_gpu_as_on_the_cpu_without_the_cpus_fused_operations
     let tensor = Tensor::<1>::zeros([1], &GPU.clone().autodiff());
     assert!(!is_fused(&tensor) && !is_fused(&tensor.inner()));
     let (texts, others) = (chains(10, 1), chains(3, 2));
-    for spec in [gpt2(), llama()] {
+    for (spec, optimizer) in
+        [(gpt2(), json!({"adamW": {"learningRate": 0.01}})), (llama(), json!({"muon": {"learningRate": 0.01}}))]
+    {
         let train = json!({
-            "loss": "CrossEntropy", "optimizer": {"adamW": {"learningRate": 0.01}}, "batchSize": 4, "epochs": 4,
-            "gradientClip": {"norm": 1.0},
+            "loss": "CrossEntropy", "optimizer": optimizer, "batchSize": 4, "epochs": 4, "gradientClip": {"norm": 1.0},
         });
         let config = language(spec.clone(), train, json!({"everySteps": 1_000_000}));
         let [gpu, cpu] = on_both(|run, watch| drop(fit(run, &config, &texts, &others, watch).unwrap()));
         assert_close(&gpu, &cpu, &spec.to_string());
         assert!(cpu[3] < cpu[0] * 0.95, "it does not learn: {cpu:?}");
     }
+}
+
+#[test]
+fn adapters_learn_on_a_gpu_as_on_the_cpu() {
+    let train = json!({
+        "loss": "CrossEntropy", "optimizer": {"adamW": {"learningRate": 0.05}}, "batchSize": 8, "epochs": 4,
+    });
+    let started = Started::new(&llama(), 3, json!({"lora": {"rank": 4, "alpha": 8}}), train);
+    let [gpu, cpu] = on_both(|run, watch| drop(started.fit(run, watch).unwrap()));
+    assert_close(&gpu, &cpu, "adapters");
+    assert!(cpu[3] < cpu[0], "they do not learn: {cpu:?}");
 }
 
 /// What takes less memory: blocks that are computed twice, micro batches whose gradients are summed up. And averaged weights.

@@ -114,7 +114,7 @@ fn weights_are_saved_and_published_in_the_precision_that_they_are_kept_in_and_re
 
         // A published model is computed in 32-bit floats, the training's in its own precision.
         let architecture = fitted.predictor.architecture();
-        let config = architecture.to_config(fitted.predictor.model().dtype()).unwrap();
+        let config = architecture.to_config(fitted.predictor.model().dtype(), None).unwrap();
         let loaded = Predictor::load(&config, &published, &Device::flex()).unwrap();
         assert_eq!(loaded.model().dtype(), FloatDType::F32);
         let [trained, loaded] =
