@@ -245,6 +245,26 @@ async fn the_manifest_that_installs_stoker_without_helm_is_taken() {
     .await;
 }
 
+/// Nothing is written: the definitions are there already, and other tests' resources are served by them. That the API server
+/// makes new ones of the same text, each installation of the chart shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_definitions_alone_are_taken_whether_kubectl_or_the_server_applies_them() {
+    test("definitions", async |_: Namespace| {
+        let folder = checkout::path("crds").display().to_string();
+        // By itself kubectl keeps the whole text in an annotation too, which has room for 256 KiB. And to the server it is Helm
+        // that holds the fields on this cluster.
+        let ways: [&[&str]; 2] = [&[], &["--server-side", "--force-conflicts"]];
+        for way in ways {
+            let apply = [&["apply", "--dry-run=server", "--filename", folder.as_str()][..], way].concat();
+            let applied = command::run("kubectl", &apply).await.unwrap();
+            for definition in ["modeltrainings.stoker.dev", "modeldeployments.stoker.dev"] {
+                assert!(applied.contains(definition), "{applied}");
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_get_shows_how_a_training_and_a_deployment_are() {
     test("columns", async |namespace: Namespace| {

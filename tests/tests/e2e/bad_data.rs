@@ -1,13 +1,15 @@
 //! Runs whose data is not what their spec says: each ends once, with a reason, what it is about, and an exit code.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
-use stoker_crds::report::Reason;
+use stoker_crds::{artifact::PREPROCESSOR, report::Reason};
 use stoker_e2e::{Namespace, storage::DATASETS};
 
 use crate::{
     lines,
     setup::{shared_storage, test},
-    steps::{failed, train, with},
+    steps::{failed, succeeded, train, with},
 };
 
 /// The run fails for good: no pod is tried again.
@@ -123,12 +125,43 @@ async fn dropped_rows_are_counted_by_the_rule_that_dropped_them() {
             json!({"data": {"clean": {"duplicates": "Drop", "missing": {"strategy": "Drop"}, "require": ["a < 100"]}}}),
         );
         train(&namespace, "dirty", &spec).await;
-        let data = crate::steps::succeeded(&namespace, "dirty").await.data.unwrap();
+        let data = succeeded(&namespace, "dirty").await.data.unwrap();
         assert_eq!(data.rows_read, 104);
         let dropped = ["duplicates", "missing", "require"].map(|rule| data.rows_dropped.get(rule).copied());
         assert_eq!(dropped, [Some(1), Some(1), Some(1)]);
         assert_eq!(data.train + data.validation + data.test, 101);
         assert!(data.fingerprint.starts_with("sha256:"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fraction_and_a_boolean_that_are_written_as_text_fill_missing_values() {
+    test("constants", async |namespace: Namespace| {
+        let mut csv = String::from("a,hot,y\n");
+        for row in 0..100_usize {
+            let a = if row % 5 == 0 { String::new() } else { row.to_string() };
+            let hot = ["true", "false", ""][row % 3];
+            writeln!(csv, "{a},{hot},{}", row % 7).unwrap();
+        }
+        let columns = json!({
+            "a": {"strategy": "Constant", "value": "0.5"},
+            "hot": {"strategy": "Constant", "value": "true"},
+        });
+        let spec = with(
+            file(&namespace, "gaps.csv", csv).await,
+            json!({"data": {"features": ["a", "hot"], "clean": {"missing": {"columns": columns}}}}),
+        );
+        train(&namespace, "gaps", &spec).await;
+        let status = succeeded(&namespace, "gaps").await;
+        let data = status.data.unwrap();
+        assert_eq!(data.train + data.validation + data.test, 100);
+
+        let preprocessor = format!("{}/{PREPROCESSOR}", status.model.unwrap().uri);
+        let preprocessor = shared_storage(&namespace.client).get(&preprocessor).await.unwrap();
+        let preprocessor: Value = serde_json::from_slice(&preprocessor).unwrap();
+        let fills = [0_usize, 1].map(|input| &preprocessor["inputs"][input]["fill"]);
+        assert_eq!(fills, [&json!({"number": 0.5}), &json!({"boolean": true})]);
     })
     .await;
 }

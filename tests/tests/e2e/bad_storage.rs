@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod, Service},
+    core::v1::{ConfigMap, Pod, Secret, Service},
 };
 use kube::api::ListParams;
 use object_store::ObjectStoreExt as _;
@@ -14,7 +14,7 @@ use stoker_crds::{
     training::status::Phase,
 };
 use stoker_e2e::{
-    Namespace,
+    Namespace, command,
     storage::{self, DATASETS, Storage},
 };
 
@@ -45,16 +45,24 @@ async fn a_missing_secret_is_named_and_the_run_starts_when_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_credentials_are_refused_once() {
+async fn wrong_credentials_are_refused_once_and_with_right_ones_an_annotation_runs_the_training_again() {
     test("denied", async |namespace: Namespace| {
         let mut environment = Storage::environment(&shared_storage(&namespace.client).url());
-        environment[1].1 = "guessed".to_owned();
+        let right = std::mem::replace(&mut environment[1].1, "guessed".to_owned());
         secret(&namespace, "wrong", &environment).await;
         train(&namespace, "denied", &json!({"storage": {"secretName": "wrong"}})).await;
         let (status, error) = failed(&namespace, "denied").await;
         assert_eq!((error.reason, error.exit_code, status.restarts), (Reason::AccessDenied, Some(12), 0));
         assert!(error.message.contains("s3://datasets"), "{}", error.message);
         assert!(!error.message.contains("guessed"), "a secret is in the message: {}", error.message);
+
+        patch::<Secret>(&namespace, "wrong", json!({"stringData": {"AWS_SECRET_ACCESS_KEY": right}})).await;
+        let name = namespace.name.as_str();
+        let again = ["annotate", "--overwrite", "mt", "denied", "stoker.dev/restart=mended", "--namespace", name];
+        command::run("kubectl", &again).await.unwrap();
+        training_when(&namespace, "denied", "to run again", |status| status.run == 2).await;
+        let status = succeeded(&namespace, "denied").await;
+        assert_eq!((status.run, status.restarts, status.error), (2, 0, None));
     })
     .await;
 }

@@ -20,3 +20,4 @@ mod setup;
 mod steps;
 mod training;
 mod upgrade;
+mod volumes;
