@@ -10,13 +10,17 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 use kube::{Resource, core::NamespaceResourceScope};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use stoker_crds::{
     ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus, ModelTraining, ModelTrainingSpec, ModelTrainingStatus,
 };
 
 /// An object of the kind `K`, of whose spec and status only `S` and `T` are read.
 #[derive(Debug, Deserialize)]
+#[serde(bound = "S: Deserialize<'de>, T: Deserialize<'de>")]
 pub struct Lean<K, S, T> {
     /// Without managed fields, and without the copy of the spec that `kubectl apply` leaves.
     #[serde(deserialize_with = "read_metadata")]
@@ -29,6 +33,8 @@ pub struct Lean<K, S, T> {
     kind: PhantomData<fn() -> K>,
 }
 
+/// An object of which nothing but the metadata is read.
+pub type Meta<K> = Lean<K, Option<IgnoredAny>, Option<IgnoredAny>>;
 /// A pod.
 pub type Pod = Lean<core::Pod, Option<PodSpec>, Option<core::PodStatus>>;
 /// A Job.

@@ -1,6 +1,7 @@
 //! Asks running pods how they fare, over plain HTTP inside the cluster: progress of trainers, figures of servers.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -34,6 +35,8 @@ const CONCURRENCY: usize = 16;
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 /// How often the poller looks for pods that are due.
 const TICK: Duration = Duration::from_millis(250);
+/// How often it forgets the pods that are gone.
+const FORGETTING: Duration = Duration::from_secs(10);
 
 /// Why a pod gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -173,20 +176,26 @@ struct Turn {
     failures: u32,
 }
 
+/// By the UID of a pod.
+type Turns = Mutex<HashMap<String, Turn>>;
+
 impl<T: DeserializeOwned + Send + Sync> Poller<T> {
     /// Asks every running pod in turn, and rings for each answer. A pod that has just started is asked at once,
     /// one that does not answer ever more seldom.
     pub async fn run(self, bell: Bell) {
         let client = PodClient::default();
-        let turns: Mutex<HashMap<String, Turn>> = Mutex::default();
+        let turns = Turns::default();
+        let mut forgotten = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let running = self.running();
-            self.forget_others(&running, &turns);
-            let interval = self.interval(running.len());
-            let due = running.into_iter().filter(|(_, pod)| is_due(&turns, &pod.uid));
+            if forgotten.elapsed() >= FORGETTING {
+                forgotten = Instant::now();
+                self.forget_others(&turns);
+            }
+            let (due, running) = self.due(&turns);
+            let interval = self.interval(running);
             let ask = async |(owner, pod): (Owner, Arc<PodView>)| {
                 if self.ask(&client, &pod, &turns, interval).await {
                     bell.ring(owner);
@@ -196,9 +205,21 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
         }
     }
 
-    fn running(&self) -> Vec<(Owner, Arc<PodView>)> {
-        let is_running = |pod: &PodView| pod.state == State::Running && pod.ip.is_some();
-        self.pods.select(|owner, pod| (self.selects)(owner) && is_running(pod))
+    /// The pods that are to be asked now, and how many are asked in turn.
+    fn due(&self, turns: &Turns) -> (Vec<(Owner, Arc<PodView>)>, usize) {
+        let (turns, now, running) =
+            (turns.lock().unwrap_or_else(PoisonError::into_inner), Instant::now(), Cell::new(0));
+        let is_due = |pod: &PodView| turns.get(&pod.uid).is_none_or(|turn| turn.next <= now);
+        let due = self.pods.select(|owner, pod| {
+            let is_asked = self.asks(owner, pod);
+            running.set(running.get() + usize::from(is_asked));
+            is_asked && is_due(pod)
+        });
+        (due, running.get())
+    }
+
+    fn asks(&self, owner: &Owner, pod: &PodView) -> bool {
+        (self.selects)(owner) && pod.state == State::Running && pod.ip.is_some()
     }
 
     /// With many pods, each is asked more seldom.
@@ -208,7 +229,8 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
         self.settings.poll_interval.max(needed)
     }
 
-    fn forget_others(&self, running: &[(Owner, Arc<PodView>)], turns: &Mutex<HashMap<String, Turn>>) {
+    fn forget_others(&self, turns: &Turns) {
+        let running = self.pods.select(|owner, pod| self.asks(owner, pod));
         let uids: HashSet<&str> = running.iter().map(|(_, pod)| pod.uid.as_str()).collect();
         turns.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid.as_str()));
         // The last answer is still wanted when the pod has ended, until the pod is gone.
@@ -220,13 +242,7 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
         }
     }
 
-    async fn ask(
-        &self,
-        client: &PodClient,
-        pod: &PodView,
-        turns: &Mutex<HashMap<String, Turn>>,
-        interval: Duration,
-    ) -> bool {
+    async fn ask(&self, client: &PodClient, pod: &PodView, turns: &Turns, interval: Duration) -> bool {
         let Some(ip) = pod.ip else { return false };
         let answer = client.get::<T>(ip, self.port, self.path).await;
         let now = Instant::now();
@@ -246,11 +262,6 @@ impl<T: DeserializeOwned + Send + Sync> Poller<T> {
             }
         }
     }
-}
-
-fn is_due(turns: &Mutex<HashMap<String, Turn>>, uid: &str) -> bool {
-    let turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
-    turns.get(uid).is_none_or(|turn| turn.next <= Instant::now())
 }
 
 /// How long a pod is left alone that did not answer so many times before: 250 ms at first, since it may just start.

@@ -16,7 +16,7 @@ use futures::{
 use k8s_openapi::api::{core::v1::Service, networking::v1::NetworkPolicy, policy::v1::PodDisruptionBudget};
 use kube::{
     Api, Resource, ResourceExt,
-    core::{NamespaceResourceScope, PartialObjectMeta},
+    core::NamespaceResourceScope,
     runtime::{
         WatchStreamExt,
         reflector::{ObjectRef, Store, store::Writer},
@@ -32,7 +32,7 @@ use crate::{
     context::Context,
     dependents::Dependents,
     labels::{self, Owner, RESTART_ANNOTATION},
-    lean::{Deployment, Job, Pod, ReadLean},
+    lean::{Deployment, Job, Meta, Pod, ReadLean},
     training::base,
     unreadable::{self, Watched, readable},
 };
@@ -100,11 +100,11 @@ where
 }
 
 /// The changes of the metadata of a kind of which Stoker owns objects.
-fn metadata<K>(context: &Context) -> impl Stream<Item = watcher::Result<Event<PartialObjectMeta<K>>>> + Send + use<K>
+fn metadata<K>(context: &Context) -> impl Stream<Item = watcher::Result<Event<Meta<K>>>> + Send + use<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + Send + 'static,
 {
-    events(context.watched::<PartialObjectMeta<K>>(), watcher::Config::default().labels(&labels::managed()))
+    events(context.watched::<Meta<K>>(), watcher::Config::default().labels(&labels::managed()))
 }
 
 /// Keeps a cache of owned objects up to date, and tells whose have changed.

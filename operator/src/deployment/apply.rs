@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::Arc};
 
 use k8s_openapi::api::{apps::v1::Deployment, policy::v1::PodDisruptionBudget};
-use kube::{ResourceExt, core::PartialObjectMeta};
+use kube::ResourceExt;
 use serde_json::json;
 
 use super::{
@@ -138,7 +138,7 @@ impl Writer<'_> {
                 Freshness::Current | Freshness::Changed => self.applied(object).await?,
             },
             // Unlike an apply, it fails if somebody else has an object of that name.
-            None => ChildView::of(&apply::create::<PartialObjectMeta<K>, _>(self.context, object).await?),
+            None => ChildView::of(&apply::create::<lean::Meta<K>, _>(self.context, object).await?),
         };
         if !is_wanted(&view) {
             view = self.applied(object).await?;
@@ -149,7 +149,7 @@ impl Writer<'_> {
     }
 
     async fn applied<K: Object + Clone + Debug>(&self, object: &K) -> Result<ChildView> {
-        Ok(ChildView::of(&apply::apply::<PartialObjectMeta<K>>(self.context, object).await?))
+        Ok(ChildView::of(&apply::apply::<lean::Meta<K>>(self.context, object).await?))
     }
 
     async fn remove_budget(&self, name: &str) -> Result<()> {

@@ -30,7 +30,7 @@ use self::{
     apply::Applied,
     dereference::{Observed, dereference},
     run::Run,
-    validate::validate,
+    validate::{check, validate},
 };
 use crate::{context::Context, error::Result, labels::Owner, status::write};
 
@@ -114,6 +114,10 @@ async fn advance(
     observed: &Observed,
     context: &Context,
 ) -> Result<Applied> {
+    // The spec of a run that has a Job was checked before that was made, and is the same.
+    if observed.job.is_none() {
+        check(&training.spec)?;
+    }
     let run = validate(training, run, base, &context.settings)?;
     apply::prune(context, &run, observed).await?;
     apply::apply(context, &run, observed).await

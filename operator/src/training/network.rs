@@ -18,7 +18,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use kube::{core::PartialObjectMeta, runtime::watcher::Event};
+use kube::runtime::watcher::Event;
 use stoker_crds::progress::PROGRESS_PORT;
 use tokio::sync::OnceCell;
 
@@ -27,6 +27,7 @@ use crate::{
     context::Context,
     error::Result,
     labels::{COMPONENT, MANAGED_BY, STOKER, TRAINER},
+    lean::Meta,
 };
 
 /// Name of the policy.
@@ -44,11 +45,7 @@ impl GuardedNamespaces {
 
     /// Takes note of what a watch of policies tells, and says which namespaces need theirs again. `listed` is of the list that
     /// is going on: a policy that was deleted while the watch was broken off is not in the next one, and no event tells of it.
-    pub fn unguarded(
-        &self,
-        event: &Event<PartialObjectMeta<NetworkPolicy>>,
-        listed: &mut HashSet<String>,
-    ) -> Vec<String> {
+    pub fn unguarded(&self, event: &Event<Meta<NetworkPolicy>>, listed: &mut HashSet<String>) -> Vec<String> {
         match event {
             Event::Init => listed.clear(),
             Event::InitApply(policy) => listed.extend(guarded_by(&policy.metadata).cloned()),
@@ -82,7 +79,7 @@ pub async fn admit_operator_only(context: &Context, namespace: &str, owner: &Own
     let guarded = context.guarded_namespaces.of(namespace);
     let make = || async {
         let policy = policy(namespace, owner, &context.settings.operator_namespace);
-        apply::apply::<PartialObjectMeta<NetworkPolicy>>(context, &policy).await.map(drop)
+        apply::apply::<Meta<NetworkPolicy>>(context, &policy).await.map(drop)
     };
     guarded.get_or_try_init(make).await?;
     Ok(())
@@ -127,14 +124,14 @@ fn policy(namespace: &str, owner: &OwnerReference, operator_namespace: &str) -> 
 
 #[cfg(test)]
 mod tests {
-    use kube::{Resource, core::PartialObjectMetaExt};
+    use kube::Resource;
+    use serde_json::json;
 
     use super::*;
     use crate::training::fixtures;
 
-    fn policy_of(namespace: &str, name: &str) -> PartialObjectMeta<NetworkPolicy> {
-        let (name, namespace) = (Some(name.to_owned()), Some(namespace.to_owned()));
-        ObjectMeta { name, namespace, ..ObjectMeta::default() }.into_response_partial()
+    fn policy_of(namespace: &str, name: &str) -> Meta<NetworkPolicy> {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": namespace}})).unwrap()
     }
 
     #[test]

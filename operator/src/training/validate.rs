@@ -3,9 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use stoker_crds::{
-    ModelTraining, Reason, TrainConfig,
+    ModelTraining, ModelTrainingSpec, Reason, TrainConfig,
     config::RunIdentity,
-    training::{Scheduling, model::BaseVersion, storage::SCHEMES},
+    training::{Scheduling, model::BaseVersion, storage::SCHEMES, validate::FieldError},
 };
 
 use super::run::Run;
@@ -42,8 +42,17 @@ pub struct ValidRun {
     pub deadline_seconds: Option<i64>,
 }
 
-/// Checks what the API server cannot: what depends on how the operator was installed, and everything once more, since
-/// a cluster may have an older schema. `base` is the version that the run starts from, where it names a training.
+/// Checks what the API server checks too: a cluster may have an older schema.
+///
+/// # Errors
+/// [`Error::Invalid`], which names the fields and the fix.
+pub fn check(spec: &ModelTrainingSpec) -> Result<()> {
+    let in_words = |errors: Vec<FieldError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    spec.validate().map_err(|errors| Error::invalid(Reason::InvalidConfig, in_words(errors)))
+}
+
+/// Checks what the API server cannot: what depends on how the operator was installed. `base` is the version that the run
+/// starts from, where it names a training.
 ///
 /// # Errors
 /// [`Error::Invalid`], which names the field and the fix.
@@ -56,7 +65,6 @@ pub fn validate(
     let spec = &training.spec;
     let invalid = |message: String| Error::invalid(Reason::InvalidConfig, message);
     let incomplete = |what| Error::Incomplete(format!("ModelTraining {}", training.name_any()), what);
-    spec.validate().map_err(|errors| invalid(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     let namespace = training.namespace().ok_or_else(|| incomplete("namespace"))?;
     let identity = RunIdentity {
         namespace: namespace.clone(),
