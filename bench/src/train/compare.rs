@@ -269,7 +269,7 @@ impl Prepared {
             Model::Transformer(_) => Some(write_order(&config, folder).await?),
             _ => None,
         };
-        Ok(Self { start: Start { weights: first_weights(&config, folder).await?, order }, config, file })
+        Ok(Self { start: Start { weights: first_weights(&config).await?, order }, config, file })
     }
 
     /// A file of the same training with few steps.
@@ -285,8 +285,7 @@ impl Prepared {
         peer.train(task.script, &self.file, &self.start, mode, task.warm_up).await
     }
 
-    /// One run of the trainer. A language model is not evaluated on all that it has read: its loss is the mean of its first
-    /// steps.
+    /// One run of the trainer. The loss of a language model is the mean of its first steps.
     async fn stoker(&self, warm_up: u64) -> Result<Trained> {
         // In a storage of its own: a run goes on from the last checkpoint of one before it.
         let storage = trainer::temporary()?;
@@ -294,22 +293,20 @@ impl Prepared {
         config.storage.uri = format!("file://{}", storage.path().display());
         let mut trainer = Trainer::start(&config, &[])?;
         let (mut steps, mut last) = (Steps::default(), None);
-        let is_text = matches!(self.config.model, Model::Transformer(_));
         let report = trainer
             .watch(|at, progress| {
-                let is_over = progress.stage > Stage::Training;
-                if !is_over {
+                if progress.stage <= Stage::Training {
                     steps.note(at, progress.step);
                 }
                 last = Some(progress);
-                if is_text && is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                ControlFlow::Continue(())
             })
             .await?;
         let last = last.ok_or_else(|| Error::Unexpected("the trainer was not seen to train".into()))?;
-        let losses = match &report {
-            Some(report) => vec![train_loss(report.metrics.get(&Split::Train))?],
-            None => vec![loss_of_first_steps(&last)?],
-        };
+        let losses = vec![match self.config.model {
+            Model::Transformer(_) => loss_of_first_steps(&last)?,
+            _ => train_loss(report.and_then(|report| report.metrics.get(&Split::Train).cloned()).as_ref())?,
+        }];
         Ok(Trained { steps_per_second: steps.per_second(warm_up, last.total_steps)?, losses, samples: last.data.train })
     }
 }
@@ -350,7 +347,7 @@ async fn write_order(config: &TrainConfig, folder: &Path) -> Result<PathBuf> {
 }
 
 /// The weights of a model that was trained for a step that changes nothing.
-async fn first_weights(config: &TrainConfig, folder: &Path) -> Result<PathBuf> {
+async fn first_weights(config: &TrainConfig) -> Result<PathBuf> {
     let mut config = config.clone();
     config.run.training = "first-weights".into();
     (config.train.epochs, config.train.steps) = (None, Some(1));
@@ -358,13 +355,6 @@ async fn first_weights(config: &TrainConfig, folder: &Path) -> Result<PathBuf> {
         Optimizer::Adam(adam) => adam.learning_rate = NO_RATE,
         Optimizer::AdamW(adam) => adam.learning_rate = NO_RATE,
         other => return Err(Error::Unexpected(format!("the peer has no {other:?}"))),
-    }
-    // What a language model has read is evaluated in the end: a few sequences do.
-    if let Model::Transformer(transformer) = &config.model {
-        let text = folder.join("few.txt");
-        let words = "x ".repeat(3 * transformer.context as usize);
-        std::fs::write(&text, words).map_err(|source| Error::File { path: text.clone(), source })?;
-        config.data.source.uri = format!("file://{}", text.display());
     }
     let report = Trainer::start(&config, &[])?.watch(|_, _| ControlFlow::Continue(())).await?;
     let model = report.and_then(|report: RunReport| report.model);

@@ -153,7 +153,9 @@ mod tests {
 
     #[test]
     fn what_an_older_schema_let_through_is_refused_here() {
-        let message = error(|training, _| training.spec.train.batch_size = 0);
+        let mut spec = fixtures::training().spec;
+        spec.train.batch_size = 0;
+        let message = check(&spec).unwrap_err().to_status().message;
         assert!(message.contains("spec.train.batchSize"), "{message}");
     }
 }
