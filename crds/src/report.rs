@@ -50,7 +50,7 @@ pub enum Reason {
     Preempted,
     /// A defect of Stoker.
     Internal,
-    /// The kernel ended the pod for using more memory than its limit.
+    /// The memory does not suffice: the kernel ended the pod for using more than its limit, or what a run needs does not fit.
     OutOfMemory,
     /// The node evicted the pod.
     Evicted,

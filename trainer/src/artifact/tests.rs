@@ -254,6 +254,7 @@ async fn one_that_does_not_fit_the_memory_is_no_broken_one() {
     let error = open(&folder, None).await.unwrap_err();
     assert!(!error.is_broken() && error.reason() == Reason::OutOfMemory, "{error}");
     assert!(error.to_string().contains("resources.memory"), "{error}");
+    assert_eq!(crate::run::RunError::from(error).exit_code(), 10, "no other try would fit");
 }
 
 #[tokio::test]

@@ -110,9 +110,9 @@ impl RunError {
 
     /// The exit code: that of the reason, but for a configuration that no other try would make fit.
     pub fn exit_code(&self) -> u8 {
-        let reason = match self {
-            Self::Train(TrainError::TooLarge(_) | TrainError::HostTooSmall { .. }) => Reason::InvalidConfig,
-            _ => self.reason(),
+        let reason = match (self, self.reason()) {
+            (Self::Train(TrainError::TooLarge(_)), _) | (_, Reason::OutOfMemory) => Reason::InvalidConfig,
+            (_, reason) => reason,
         };
         reason.exit_code().unwrap_or(1)
     }
