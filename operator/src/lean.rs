@@ -175,7 +175,7 @@ struct Metadata {
 ///
 /// # Errors
 /// If it is none.
-pub(crate) fn read_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+fn read_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut read = Metadata::deserialize(deserializer)?;
     if let Some(annotations) = &mut read.annotations {
         annotations.remove(LAST_APPLIED);

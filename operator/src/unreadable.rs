@@ -3,32 +3,32 @@
 //! One of them must not keep the others from being read. So spec and status are taken as text first: where they cannot be
 //! parsed, the stores do without the object, and its status says why.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use futures::{
     StreamExt,
     channel::mpsc::{UnboundedReceiver, UnboundedSender},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{
-    Resource,
-    runtime::{
-        reflector::{ObjectRef, Store},
-        watcher::Event,
-    },
+use kube::runtime::{
+    reflector::{ObjectRef, Store},
+    watcher::Event,
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json, value::RawValue};
 use stoker_crds::Reason;
 
-use crate::{context::Context, lean::ReadLean, status};
+use crate::{
+    context::Context,
+    lean::{Lean, ReadLean},
+    status,
+};
 
 /// How often it is tried to write the status of an object that cannot be read.
 const TRIES: u32 = 5;
 
-/// An object of a kind of ours, as it is watched.
-#[derive(Clone, Debug)]
-pub struct Watched<K>(pub Result<K, Box<Unreadable>>);
+/// An object of a kind of ours, as it is watched: before its spec and status are parsed.
+pub type Watched<K> = Lean<K, Option<Box<RawValue>>, Option<Box<RawValue>>>;
 
 /// What is known of an object that cannot be read.
 #[derive(Clone, Debug)]
@@ -41,62 +41,15 @@ pub struct Unreadable {
     pub problem: String,
 }
 
-/// An object before its spec and status are parsed.
-#[derive(Deserialize)]
-struct Text {
-    #[serde(deserialize_with = "crate::lean::read_metadata")]
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: Box<RawValue>,
-    #[serde(default)]
-    status: Box<RawValue>,
-}
-
-impl<'de, K: ReadLean> Deserialize<'de> for Watched<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Text { metadata, spec, status } = Text::deserialize(deserializer)?;
-        let parts = parsed("spec", &spec).and_then(|spec| Ok((spec, parsed("status", &status)?)));
-        Ok(Self(match parts {
-            Ok((spec, status)) => Ok(K::of(metadata, spec, status)),
-            Err(problem) => {
-                let status = serde_json::from_str(status.get()).unwrap_or_default();
-                Err(Box::new(Unreadable { metadata, status, problem }))
-            }
-        }))
-    }
-}
-
-impl<K: Resource> Resource for Watched<K> {
-    type DynamicType = K::DynamicType;
-    type Scope = K::Scope;
-
-    fn kind(dt: &Self::DynamicType) -> Cow<'_, str> {
-        K::kind(dt)
-    }
-
-    fn group(dt: &Self::DynamicType) -> Cow<'_, str> {
-        K::group(dt)
-    }
-
-    fn version(dt: &Self::DynamicType) -> Cow<'_, str> {
-        K::version(dt)
-    }
-
-    fn plural(dt: &Self::DynamicType) -> Cow<'_, str> {
-        K::plural(dt)
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        match &self.0 {
-            Ok(object) => object.meta(),
-            Err(unreadable) => &unreadable.metadata,
-        }
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        match &mut self.0 {
-            Ok(object) => object.meta_mut(),
-            Err(unreadable) => &mut unreadable.metadata,
+/// The object, if its spec and status can be parsed.
+fn read<K: ReadLean>(watched: Watched<K>) -> Result<K, Box<Unreadable>> {
+    let Watched { metadata, spec, status, .. } = watched;
+    let [spec, status] = [&spec, &status].map(|part| part.as_deref().map_or("null", RawValue::get));
+    match parsed("spec", spec).and_then(|spec| Ok((spec, parsed("status", status)?))) {
+        Ok((spec, status)) => Ok(K::of(metadata, spec, status)),
+        Err(problem) => {
+            let status = serde_json::from_str(status).unwrap_or_default();
+            Err(Box::new(Unreadable { metadata, status, problem }))
         }
     }
 }
@@ -129,19 +82,18 @@ pub fn readable<K: ReadLean>(
     match event {
         Event::Init => Some(Event::Init),
         Event::InitDone => Some(Event::InitDone),
-        Event::InitApply(Watched(Ok(object))) => Some(Event::InitApply(object)),
-        Event::Apply(Watched(Ok(object))) => Some(Event::Apply(object)),
-        Event::Delete(Watched(Ok(object))) => Some(Event::Delete(object)),
-        Event::InitApply(Watched(Err(unreadable))) => {
-            refuse(unreadable);
-            None
+        Event::InitApply(watched) => read(watched).map(Event::InitApply).map_err(refuse).ok(),
+        Event::Apply(watched) => match read(watched) {
+            Ok(object) => Some(Event::Apply(object)),
+            Err(unreadable) => {
+                let known = known(store, &unreadable.metadata);
+                refuse(unreadable);
+                known.map(Event::Delete)
+            }
+        },
+        Event::Delete(watched) => {
+            read(watched).map_or_else(|gone| known(store, &gone.metadata), Some).map(Event::Delete)
         }
-        Event::Apply(Watched(Err(unreadable))) => {
-            let known = known(store, &unreadable.metadata);
-            refuse(unreadable);
-            known.map(Event::Delete)
-        }
-        Event::Delete(Watched(Err(unreadable))) => known(store, &unreadable.metadata).map(Event::Delete),
     }
 }
 
@@ -174,8 +126,7 @@ async fn say_of<K: ReadLean>(context: &Context, unreadable: &Unreadable) {
 }
 
 /// A part of an object; else what of it cannot be read, and why.
-fn parsed<T: DeserializeOwned>(part: &str, text: &RawValue) -> Result<T, String> {
-    let text = text.get();
+fn parsed<T: DeserializeOwned>(part: &str, text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| {
         let (line, column, said) = (error.line(), error.column(), error.to_string());
         let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();

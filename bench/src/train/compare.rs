@@ -305,7 +305,7 @@ impl Prepared {
         let last = last.ok_or_else(|| Error::Unexpected("the trainer was not seen to train".into()))?;
         let losses = vec![match self.config.model {
             Model::Transformer(_) => loss_of_first_steps(&last)?,
-            _ => train_loss(report.and_then(|report| report.metrics.get(&Split::Train).cloned()).as_ref())?,
+            _ => train_loss(report.as_ref().and_then(|report| report.metrics.get(&Split::Train)))?,
         }];
         Ok(Trained { steps_per_second: steps.per_second(warm_up, last.total_steps)?, losses, samples: last.data.train })
     }

@@ -114,7 +114,7 @@ async fn advance(
     observed: &Observed,
     context: &Context,
 ) -> Result<Applied> {
-    // The spec of a run that has a Job was checked before that was made, and is the same.
+    // A run that has a Job was checked before that was made, and what decides about it has not changed since.
     if observed.job.is_none() {
         check(&training.spec)?;
     }

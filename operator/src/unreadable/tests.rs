@@ -105,11 +105,11 @@ fn an_object_that_can_be_read_no_longer_is_gone_for_the_store() {
 #[test]
 fn an_object_that_can_be_read_is_what_it_was_written_as() {
     let training = fixtures::training();
-    let read = watched(&serde_json::to_value(&training).unwrap());
-    assert_eq!(read.0.unwrap(), training);
+    let written = watched(&serde_json::to_value(&training).unwrap());
+    assert_eq!(read(written).unwrap(), training);
     let mut without_spec = stored("broken");
     without_spec.as_object_mut().unwrap().remove("spec");
-    let problem = watched(&without_spec).0.unwrap_err().problem;
+    let problem = read(watched(&without_spec)).unwrap_err().problem;
     assert!(problem.starts_with("spec cannot be read: invalid type: null"), "{problem}");
 }
 

@@ -133,9 +133,11 @@ impl Architecture {
             Self::Language(language) => {
                 let mut config = language.to_config();
                 let weights = if weights == FloatDType::BF16 { "bfloat16" } else { "float32" };
-                for (name, value) in [("torch_dtype", weights.into()), ("eos_token_id", end_of_text.into())] {
-                    // There is none of a model that transformers do not have.
-                    config.get_mut(name).into_iter().for_each(|field: &mut Value| *field = Value::clone(&value));
+                for (name, value) in [("torch_dtype", Value::from(weights)), ("eos_token_id", end_of_text.into())] {
+                    // A model that transformers do not have has neither.
+                    if let Some(field) = config.get_mut(name) {
+                        *field = value;
+                    }
                 }
                 serde_json::to_vec_pretty(&config)
             }

@@ -4,7 +4,7 @@ use stoker_crds::training::text::Text;
 
 use super::{
     Tokenizer, TokenizerError,
-    chat::{self, Message, USER},
+    chat::{self, Message, Shape, USER},
     template::end_of_message,
 };
 
@@ -27,7 +27,7 @@ pub fn stop_token(tokenizer: &Tokenizer, texts: Option<&Text>) -> u32 {
 }
 
 fn holds_conversations(texts: Option<&Text>) -> bool {
-    texts.is_some_and(|texts| texts.messages.is_some())
+    texts.is_some_and(|texts| Shape::of(texts) == Shape::Conversation)
 }
 
 #[cfg(test)]

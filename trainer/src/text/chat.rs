@@ -12,6 +12,7 @@ use datafusion::arrow::{
     error::ArrowError,
 };
 use serde::{Deserialize, Serialize};
+use stoker_crds::training::text::Text;
 
 use super::{Tokenizer, TokenizerError, template::Template};
 
@@ -99,6 +100,11 @@ pub(super) enum Shape {
 }
 
 impl Shape {
+    /// That of the documents of such texts.
+    pub(super) fn of(texts: &Text) -> Self {
+        if texts.messages.is_some() { Self::Conversation } else { Self::Plain }
+    }
+
     /// What is said in a document: all contents, a line each.
     pub(super) fn content(self, document: &str) -> Result<Cow<'_, str>, serde_json::Error> {
         if self == Self::Plain {

@@ -79,7 +79,7 @@ impl Reader {
         in_predicates: &BTreeSet<String>,
         (max_partitions, batch_size): (usize, usize),
     ) -> Result<Self, DataError> {
-        let shape = if text.messages.is_some() { Shape::Conversation } else { Shape::Plain };
+        let shape = Shape::of(text);
         let document = text.column();
         check(document, shape, found)?;
         let typed = columns::usable(data, found);
