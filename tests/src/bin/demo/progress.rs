@@ -44,7 +44,7 @@ pub(crate) async fn show(client: &Client, name: &str) -> Result<()> {
 }
 
 /// The status, if it is about the current spec.
-fn current(training: &ModelTraining) -> Option<&ModelTrainingStatus> {
+pub(crate) fn current(training: &ModelTraining) -> Option<&ModelTrainingStatus> {
     training.status.as_ref().filter(|status| status.observed_generation == training.metadata.generation)
 }
 

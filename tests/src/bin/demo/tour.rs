@@ -2,12 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _, api::DynamicObject};
+use serde_json::json;
 use stoker_crds::{
     ModelDeployment, ModelTraining,
     deployment::{ModelSource, status::Phase},
     metric::{self, Metrics, Split},
     serving::INFERENCE_PORT,
+    training,
 };
 use stoker_e2e::{Error, Result, checkout, command, endpoint::Endpoint, evaluate::evaluate, manifest, wait::Wait};
 
@@ -27,7 +29,7 @@ pub(crate) async fn run(client: &Client) -> Result<()> {
     say("Applying the examples");
     for example in &examples {
         for object in &example.objects {
-            manifest::apply(client, NAMESPACE, object).await?;
+            apply(client, object).await?;
         }
         note(&format!("kubectl apply --namespace {NAMESPACE} -f examples/{}", example.file()));
     }
@@ -54,7 +56,7 @@ pub(crate) async fn run(client: &Client) -> Result<()> {
 /// A manifest of the examples.
 struct Example {
     path: PathBuf,
-    objects: Vec<kube::api::DynamicObject>,
+    objects: Vec<DynamicObject>,
 }
 
 impl Example {
@@ -74,10 +76,34 @@ impl Example {
 
     /// The names of its resources of one kind.
     fn names(&self, kind: &str) -> impl Iterator<Item = String> {
-        let of_kind =
-            move |object: &&kube::api::DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == kind);
+        let of_kind = move |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == kind);
         self.objects.iter().filter(of_kind).map(|object| object.name_any())
     }
+}
+
+/// Applies an object. Of a training that is at work on something else, as after one of the hints, the API server refuses that:
+/// such a run is suspended first.
+async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
+    match manifest::apply(client, NAMESPACE, object).await {
+        Err(Error::Api { source, .. }) if is_invalid(&source) => {}
+        applied => return applied.map(drop),
+    }
+    let name = object.name_any();
+    note(&format!("{name} is at work on another spec: its run is suspended, to train what the manifest says"));
+    let mut held = object.clone();
+    manifest::merge(&mut held.data, &json!({"spec": {"suspend": true}}));
+    manifest::apply(client, NAMESPACE, &held).await?;
+    let trainings: Api<ModelTraining> = Api::namespaced(client.clone(), NAMESPACE);
+    Wait::new(format!("ModelTraining {name} to be suspended"), Duration::from_secs(180))
+        .until(&trainings, &name, |training| {
+            progress::current(training).is_some_and(|status| status.phase == Some(training::status::Phase::Suspended))
+        })
+        .await?;
+    manifest::apply(client, NAMESPACE, object).await.map(drop)
+}
+
+fn is_invalid(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_invalid())
 }
 
 /// Waits until a deployment serves, asks it about the held-out rows, and compares its metrics with those in status.
