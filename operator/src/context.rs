@@ -116,8 +116,8 @@ impl Context {
             inquiries: Inquiries::default(),
             progress: Arc::default(),
             stats: Arc::default(),
-            written_trainings: Written::default(),
-            written_deployments: Written::default(),
+            written_trainings: Written::new(writers.trainings.as_reader()),
+            written_deployments: Written::new(writers.deployments.as_reader()),
             backoff: Backoff::default(),
         }
     }

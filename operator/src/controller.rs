@@ -25,23 +25,22 @@ use crate::{
     error::{Class, Error, Result},
 };
 
-/// Events of one object that come so close together are answered by one reconcile.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-
 /// How long a reconcile may take.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Reconciles the objects that `triggers` names, until it ends.
+/// Reconciles the objects that `triggers` names, until it ends. What happens to one object without a pause of `debounce` is
+/// answered by one reconcile.
 pub async fn run<K, F>(
     context: Arc<Context>,
     store: Store<K>,
     triggers: impl Stream<Item = ObjectRef<K>>,
+    debounce: Duration,
     reconcile: fn(Arc<K>, Arc<Context>) -> F,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + 'static,
     F: Future<Output = Result<Action>> + Send + 'static,
 {
-    let config = Config::default().concurrency(context.settings.concurrency).debounce(DEBOUNCE);
+    let config = Config::default().concurrency(context.settings.concurrency).debounce(debounce);
     let reconcile = move |object: Arc<K>, context| Box::pin(observe(reconcile, object, context));
     let queue = triggers.map(Ok::<_, Infallible>);
     applier(reconcile, retry::<K>, context, store, queue, config)

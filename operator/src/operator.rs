@@ -157,9 +157,11 @@ fn work(context: Arc<Context>, writers: Writers, readiness: Readiness) -> Vec<Bo
     let mut work = watches::all(&context, writers, &bell);
     work.push(Box::pin(trainers.run(bell.clone())));
     work.push(Box::pin(servers.run(bell)));
-    let control = controller::run(context.clone(), context.trainings.clone(), trainings, training::reconcile);
+    let control =
+        controller::run(context.clone(), context.trainings.clone(), trainings, training::DEBOUNCE, training::reconcile);
     work.push(Box::pin(listed.clone().then(|()| control)));
-    let control = controller::run(context.clone(), context.deployments.clone(), deployments, deployment::reconcile);
+    let (all, debounce) = (context.deployments.clone(), deployment::DEBOUNCE);
+    let control = controller::run(context.clone(), all, deployments, debounce, deployment::reconcile);
     work.push(Box::pin(listed.then(|()| control)));
     work
 }

@@ -21,7 +21,7 @@ use stoker_crds::Reason;
 use crate::{
     context::Context,
     lean::{Lean, ReadLean},
-    status,
+    status::{self, Written},
 };
 
 /// How often it is tried to write the status of an object that cannot be read.
@@ -41,8 +41,11 @@ pub struct Unreadable {
     pub problem: String,
 }
 
-/// The object, if its spec and status can be parsed.
-fn read<K: ReadLean>(watched: Watched<K>) -> Result<K, Box<Unreadable>> {
+/// The object.
+///
+/// # Errors
+/// If its spec or status cannot be parsed.
+pub fn read<K: ReadLean>(watched: Watched<K>) -> Result<K, Box<Unreadable>> {
     let Watched { metadata, spec, status, .. } = watched;
     let [spec, status] = [&spec, &status].map(|part| part.as_deref().map_or("null", RawValue::get));
     match parsed("spec", spec).and_then(|spec| Ok((spec, parsed("status", status)?))) {
@@ -68,11 +71,12 @@ impl Unreadable {
     }
 }
 
-/// What a store is told. Of an object that cannot be read that is nothing, or that it is gone if the store knows it, by
-/// which nothing is deleted; and `refused` is told of it.
+/// What a store is told. Of an object that cannot be read that is nothing, or that it is gone if the store knows it, by which
+/// nothing is deleted; and `refused` is told of it.
 pub fn readable<K: ReadLean>(
     event: Event<Watched<K>>,
     store: &Store<K>,
+    written: &Written<K>,
     refused: &UnboundedSender<Box<Unreadable>>,
 ) -> Option<Event<K>> {
     let refuse = |unreadable: Box<Unreadable>| {
@@ -83,6 +87,10 @@ pub fn readable<K: ReadLean>(
         Event::Init => Some(Event::Init),
         Event::InitDone => Some(Event::InitDone),
         Event::InitApply(watched) => read(watched).map(Event::InitApply).map_err(refuse).ok(),
+        // What we wrote need not be parsed.
+        Event::Apply(watched) if let Some(own) = written.take(&watched.metadata) => {
+            Some(Event::Apply(Arc::unwrap_or_clone(own)))
+        }
         Event::Apply(watched) => match read(watched) {
             Ok(object) => Some(Event::Apply(object)),
             Err(unreadable) => {

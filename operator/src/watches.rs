@@ -19,7 +19,7 @@ use kube::{
     core::NamespaceResourceScope,
     runtime::{
         WatchStreamExt,
-        reflector::{ObjectRef, Store, store::Writer},
+        reflector::{Store, store::Writer},
         watcher::{self, Event, watcher},
     },
 };
@@ -33,6 +33,7 @@ use crate::{
     dependents::Dependents,
     labels::{self, Owner, RESTART_ANNOTATION},
     lean::{Deployment, Job, Meta, Pod, ReadLean},
+    status::Written,
     training::base,
     unreadable::{self, Watched, readable},
 };
@@ -64,8 +65,10 @@ pub fn all(context: &Arc<Context>, writers: Writers, bell: &Bell) -> Vec<BoxFutu
             running_in(&in_policies, &namespace).for_each(|training| on_policy.ring(training));
         }
     });
-    let (of_trainings, refused_trainings) = resources(context, &context.trainings);
-    let (of_deployments, refused_deployments) = resources(context, &context.deployments);
+    let (of_trainings, refused_trainings) =
+        resources(context, &context.trainings, |context| &context.written_trainings);
+    let (of_deployments, refused_deployments) =
+        resources(context, &context.deployments, |context| &context.written_deployments);
     let trainings =
         trainings(context.clone(), reflected(of_trainings, writers.trainings), dependents.clone(), bell.clone());
     let deployments =
@@ -75,8 +78,8 @@ pub fn all(context: &Arc<Context>, writers: Writers, bell: &Bell) -> Vec<BoxFutu
         Box::pin(deployments),
         refused_trainings,
         refused_deployments,
-        Box::pin(ring(owned::<Job, _>(context, &context.jobs), bell.clone())),
-        Box::pin(ring(owned::<Pod, _>(context, &context.pods), bell.clone())),
+        Box::pin(ring(of_unfinished(context, owned::<Job, _>(context, &context.jobs)), bell.clone())),
+        Box::pin(ring(of_unfinished(context, owned::<Pod, _>(context, &context.pods)), bell.clone())),
         Box::pin(ring(owned::<Deployment, _>(context, &context.workloads), bell.clone())),
         Box::pin(ring(children.services.clone().follow(metadata::<Service>(context), of_child), bell.clone())),
         Box::pin(ring(
@@ -123,6 +126,15 @@ where
 {
     let changes = events(context.watched::<K>(), watcher::Config::default().labels(&labels::managed()));
     cache.clone().follow(changes, V::from)
+}
+
+/// Without those that are of a finished run: nothing more becomes of it, whatever becomes of its Job and pods.
+fn of_unfinished<S: Stream<Item = watcher::Result<Owner>> + Send>(
+    context: &Arc<Context>,
+    changed: S,
+) -> impl Stream<Item = watcher::Result<Owner>> + Send + use<S> {
+    let context = context.clone();
+    changed.try_filter(move |owner| future::ready(!is_finished(&context, owner)))
 }
 
 async fn ring(changed: impl Stream<Item = watcher::Result<Owner>> + Send, bell: Bell) {
@@ -183,10 +195,11 @@ fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(before: Vec<Arc<K>>, 
 pub(crate) fn resources<K: ReadLean>(
     context: &Arc<Context>,
     store: &Store<K>,
+    written: fn(&Context) -> &Written<K>,
 ) -> (impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>, BoxFuture<'static, ()>) {
-    let (store, (refuse, refused)) = (store.clone(), mpsc::unbounded());
+    let (store, in_context, (refuse, refused)) = (store.clone(), context.clone(), mpsc::unbounded());
     let changes = events(context.watched::<Watched<K>>(), watcher::Config::default())
-        .try_filter_map(move |event| future::ready(Ok(readable(event, &store, &refuse))));
+        .try_filter_map(move |event| future::ready(Ok(readable(event, &store, written(&in_context), &refuse))));
     let say: BoxFuture<'static, ()> = Box::pin(unreadable::say::<K>(context.clone(), refused));
     (changes, say)
 }
@@ -238,7 +251,7 @@ fn has_finished(training: &ModelTraining) -> bool {
 /// Whether it is a ModelTraining that has finished.
 fn is_finished(context: &Context, owner: &Owner) -> bool {
     let Owner::Training { namespace, name } = owner else { return false };
-    context.trainings.get(&ObjectRef::new(name).within(namespace)).is_some_and(|training| has_finished(&training))
+    context.training(namespace, name).is_some_and(|training| has_finished(&training))
 }
 
 /// The ModelTrainings of a namespace that have not finished.
@@ -300,6 +313,7 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::reflector::ObjectRef;
     use stoker_crds::deployment::Version;
 
     use super::*;
@@ -371,6 +385,25 @@ mod tests {
             called,
             expected.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect::<Vec<_>>()
         );
+    }
+
+    #[tokio::test]
+    async fn what_becomes_of_the_job_and_pods_of_a_finished_run_calls_for_nothing() {
+        let server = ApiServer::expecting([]);
+        let (context, mut writers) = server.context();
+        for (name, phase) in [("running", Phase::Training), ("succeeded", Phase::Succeeded), ("failed", Phase::Failed)]
+        {
+            let status = stoker_crds::ModelTrainingStatus { phase: Some(phase), ..Default::default() };
+            writers
+                .trainings
+                .apply_watcher_event(&Event::Apply(ModelTraining { status: Some(status), ..training(name) }));
+        }
+        let owners = ["running", "succeeded", "failed", "unknown"].map(|name| Owner::training("team", name));
+        let changed = stream::iter(owners.clone().into_iter().chain([Owner::deployment("team", "failed")]).map(Ok));
+        let called: Vec<Owner> = of_unfinished(&Arc::new(context), changed).try_collect().await.unwrap();
+        let [running, .., unknown] = owners;
+        assert_eq!(called, [running, unknown, Owner::deployment("team", "failed")]);
+        server.requests().await;
     }
 
     #[test]

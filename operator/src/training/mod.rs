@@ -34,6 +34,10 @@ use self::{
 };
 use crate::{context::Context, error::Result, labels::Owner, status::write};
 
+/// A pod that starts or ends is several changes of the pod and its Job, which one reconcile answers. Kubernetes' own Job controller
+/// waits for a second.
+pub const DEBOUNCE: Duration = Duration::from_millis(200);
+
 /// When a resource is looked at again though nothing has happened: it costs no request, and heals what was missed.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -79,14 +83,22 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
         _ => {}
     }
 
+    if is_finished(&old) && !is_finished(&new) {
+        // Until now nobody was told what became of the Job and the pods.
+        return Ok(Action::requeue(Duration::ZERO));
+    }
     let expires = ttl::expire(&context, &context.written_trainings.newer(training), &new).await?;
     let next_look = if run.is_finished { None } else { status::next_look(&observed, context.now()) };
     let wait = [expires, next_look].into_iter().flatten().min().and_then(|wait| Duration::try_from(wait).ok());
     Ok(match wait {
         // Nothing becomes of a finished run by itself, and a thousand appointments fill a memory too.
-        None if new.phase.is_some_and(Phase::is_finished) => Action::await_change(),
+        None if is_finished(&new) => Action::await_change(),
         wait => Action::requeue(wait.map_or(IDLE, |wait| wait.min(IDLE))),
     })
+}
+
+fn is_finished(status: &ModelTrainingStatus) -> bool {
+    status.phase.is_some_and(Phase::is_finished)
 }
 
 /// What a run that has not ended starts from, where it names a training, and what was done for the run.

@@ -1,9 +1,9 @@
 //! Whole reconciles against a mocked API server, where any request that is not expected fails the test.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use kube::runtime::watcher::Event;
+use kube::runtime::{controller::Action, watcher::Event};
 use serde_json::{Value, json};
 use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, deployment::Version, training::status::Phase};
 
@@ -247,7 +247,12 @@ async fn a_changed_spec_of_a_finished_training_starts_the_next_run() {
         status_written(),
     ]);
     let (context, _writers) = server.context();
-    reconcile(Arc::new(training), Arc::new(context)).await.unwrap();
+    let action = reconcile(Arc::new(training), Arc::new(context)).await.unwrap();
+    assert_eq!(
+        action,
+        Action::requeue(Duration::ZERO),
+        "what happened while the run still counted as finished is not missed"
+    );
     let requests = server.requests().await;
     assert_eq!(requests[2].body["metadata"]["name"], "digits-2");
     let status = written(&requests);
