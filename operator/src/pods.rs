@@ -51,8 +51,8 @@ pub struct PodView {
     pub state: State,
     /// What is wrong with it, or was wrong when its container ended last.
     pub problem: Option<Problem>,
-    /// What its trainer left behind.
-    pub report: Option<Box<RunReport>>,
+    /// What its container left behind when it ended last. As text: thousands are kept and few are read.
+    pub last_words: Option<Box<str>>,
 }
 
 /// That a pod was told to end.
@@ -101,6 +101,11 @@ pub struct Problem {
 }
 
 impl PodView {
+    /// The report that its trainer left behind.
+    pub fn report(&self) -> Option<RunReport> {
+        serde_json::from_str(self.last_words.as_deref()?).ok()
+    }
+
     /// What is wrong with it, as it stands in status; the log's last lines are for the caller to add.
     pub fn error(&self) -> Option<StatusError> {
         let Problem { reason, message, exit_code, .. } = self.problem.clone()?;
@@ -127,7 +132,6 @@ impl From<Pod> for PodView {
         // Others may have put containers of their own beside ours.
         let container = status.container_statuses.iter().flatten().find(|container| OURS.contains(&&*container.name));
         let ended = container.and_then(last_end);
-        let report = ended.and_then(|ended| serde_json::from_str(ended.message.as_deref()?).ok());
         let spec = pod.spec.unwrap_or_default();
         let is_run_once = spec.restart_policy.as_deref() == Some("Never");
         let state = state_of(&status, container, is_run_once);
@@ -155,7 +159,7 @@ impl From<Pod> for PodView {
                 .and_then(|c| c.state.as_ref()?.running.as_ref()?.started_at.as_ref())
                 .map(|at| at.0),
             state,
-            report,
+            last_words: ended.and_then(|ended| Some(ended.message.as_deref()?.into())),
             created_at,
             uid: meta.uid.unwrap_or_default(),
             name: meta.name.unwrap_or_default(),

@@ -109,7 +109,7 @@ pub(super) fn pod(name: &str, problem: Option<Problem>) -> Arc<PodView> {
         running_since: None,
         state: State::Waiting,
         problem,
-        report: None,
+        last_words: None,
     })
 }
 

@@ -33,7 +33,7 @@ fn a_failed_pod_is_told_by_its_own_report_first() {
         (error.reason, error.message.as_str(), error.exit_code),
         (Reason::UnknownColumn, "no column 'digit'", Some(11))
     );
-    assert!(view.report.is_some() && !view.problem.unwrap().needs_log);
+    assert!(view.report().is_some() && !view.problem.unwrap().needs_log);
 }
 
 #[test]

@@ -110,7 +110,12 @@ pub(crate) fn failed_pod(name: &str, reason: Reason, exit_code: i32, age: i64) -
 
 /// A pod of run 1 that has published a model.
 pub(crate) fn succeeded_pod() -> PodView {
-    PodView { report: Some(Box::new(report())), ..pod("digits-1-aaaaa", State::Succeeded, 60) }
+    PodView { last_words: Some(as_text(&report())), ..pod("digits-1-aaaaa", State::Succeeded, 60) }
+}
+
+/// As a container leaves it behind.
+pub(crate) fn as_text(report: &RunReport) -> Box<str> {
+    serde_json::to_string(report).unwrap().into()
 }
 
 /// The report of a run that has published a model.

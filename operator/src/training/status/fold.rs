@@ -1,6 +1,6 @@
 //! Takes what pods tell, while they run and when they end, into a status.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use stoker_crds::{
@@ -26,24 +26,26 @@ pub(super) fn observations(status: &mut ModelTrainingStatus, facts: &Facts<'_>) 
     if let Some(progress) = facts.observed.progress.as_deref() {
         progress_of(status, progress);
     }
-    if let Some(report) = pods.last().and_then(|pod| pod.report.as_deref()) {
+    let reports: Vec<(&PodView, RunReport)> =
+        pods.iter().filter_map(|pod| Some((pod.as_ref(), pod.report()?))).collect();
+    let newest = pods.last().map(|pod| &pod.name);
+    if let Some((_, report)) = reports.last().filter(|(pod, _)| newest == Some(&pod.name)) {
         report_of(status, report);
     }
-    for report in pods.iter().filter_map(|pod| pod.report.as_deref()) {
+    for (_, report) in &reports {
         used(status, None, report.peak_memory_bytes);
     }
-    count_gpu_seconds(status, pods);
+    count_gpu_seconds(status, &reports);
 }
 
 /// Adds the GPU-seconds of the pods that have ended since the last count: reports vanish with their pods, and what was counted
 /// stays. One pod works on a run at a time, so they end in the order in which they were created.
-fn count_gpu_seconds(status: &mut ModelTrainingStatus, pods: &[Arc<PodView>]) {
+fn count_gpu_seconds(status: &mut ModelTrainingStatus, reports: &[(&PodView, RunReport)]) {
     let known = status.resources.as_ref();
     let counted_until: Option<Timestamp> = known.and_then(|resources| resources.counted_until.as_ref()?.parse().ok());
-    let is_new = |pod: &&Arc<PodView>| counted_until.is_none_or(|until| pod.created_at > until);
-    let reports = pods.iter().filter(is_new).filter_map(|pod| Some((pod.created_at, pod.report.as_deref()?)));
-    let new: Vec<(Timestamp, f64)> =
-        reports.map(|(at, report)| (at, report.gpu_seconds)).filter(|(_, seconds)| *seconds > 0.0).collect();
+    let counts = reports.iter().map(|(pod, report)| (pod.created_at, report.gpu_seconds));
+    let is_new = |at: Timestamp| counted_until.is_none_or(|until| at > until);
+    let new: Vec<(Timestamp, f64)> = counts.filter(|(at, seconds)| is_new(*at) && *seconds > 0.0).collect();
     let Some((newest, _)) = new.last() else { return };
     let seconds: f64 = new.iter().map(|(_, seconds)| seconds).sum();
     let resources = status.resources.get_or_insert_default();

@@ -19,6 +19,7 @@ use super::{apply::Applied, dereference::Observed, run::Run};
 use crate::{
     conditions::{self, State, whole_seconds},
     error::Error,
+    pods::PodView,
 };
 
 pub use self::outcome::{describe, next_look};
@@ -91,13 +92,13 @@ fn start_of(old: &ModelTrainingStatus, facts: &Facts<'_>) -> ModelTrainingStatus
 
 /// Takes the model of a run that succeeded into the list of versions.
 fn publish(status: &mut ModelTrainingStatus, facts: &Facts<'_>) {
-    let report = facts.observed.succeeded().and_then(|pod| pod.report.as_deref());
-    let Some((report, model)) = report.and_then(|report| Some((report, report.model.as_ref()?))) else { return };
+    let Some(report) = facts.observed.succeeded().and_then(PodView::report) else { return };
+    let Some(model) = report.model else { return };
     let version = ModelVersion {
         version: facts.run.number,
-        uri: model.uri.clone(),
-        digest: model.digest.clone(),
-        published_at: model.published_at.clone(),
+        uri: model.uri,
+        digest: model.digest,
+        published_at: model.published_at,
         metrics: summary::final_metrics(&report.metrics).cloned().unwrap_or_default(),
         storage: facts.storage.cloned().map(ModelStorage::from),
     };

@@ -54,7 +54,7 @@ fn failed(error: StatusError) -> Outcome {
 }
 
 fn succeeded(pod: &PodView) -> Outcome {
-    match pod.report.as_deref() {
+    match pod.report() {
         Some(report) if report.model.is_some() => Outcome { phase: Phase::Succeeded, error: None },
         _ => failed(StatusError {
             reason: Reason::PodFailed,

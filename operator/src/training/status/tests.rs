@@ -279,7 +279,7 @@ fn a_run_that_took_too_long_says_so() {
 
 #[test]
 fn a_pod_of_exit_code_0_without_a_model_is_no_success() {
-    let silent = PodView { report: None, ..succeeded_pod() };
+    let silent = PodView { last_words: None, ..succeeded_pod() };
     assert_eq!(first(&observed(job(None, 60), vec![silent])).phase, Some(Phase::Failed));
 }
 
@@ -317,7 +317,7 @@ fn the_next_run_starts_anew_and_keeps_what_was_published() {
 /// A pod that has ended after so many GPU-seconds, and has held so much memory.
 fn gpu_pod(name: &str, age: i64, gpu_seconds: f64, peak_memory_bytes: u64) -> PodView {
     let report = RunReport { gpu_seconds, peak_memory_bytes, model: None, ..fixtures::report() };
-    PodView { report: Some(Box::new(report)), ..failed_pod(name, Reason::Preempted, 21, age) }
+    PodView { last_words: Some(fixtures::as_text(&report)), ..failed_pod(name, Reason::Preempted, 21, age) }
 }
 
 #[test]
