@@ -1,8 +1,9 @@
 //! The command line.
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 
 use crate::{check, error::with_causes, generate, operator, rbac, settings::Settings, telemetry};
 
@@ -39,11 +40,17 @@ enum Command {
     },
 }
 
+/// How long the thread rests when it has nothing to do, before it waits for more. Under load everything that comes meanwhile is
+/// looked at together, which takes fewer wake-ups, each with cold caches; what comes after a rest is looked at at once.
+const REST: Duration = Duration::from_millis(5);
+
 /// Runs the program.
-// One thread is enough: the operator waits for the API server most of the time.
-#[tokio::main(flavor = "current_thread")]
-pub async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One thread is enough: the operator waits for the API server most of the time.
+    let runtime = Builder::new_current_thread().enable_all().on_thread_park(|| std::thread::sleep(REST)).build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(cli)));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", with_causes(error.as_ref()));
