@@ -85,7 +85,7 @@ impl Example {
 /// such a run is suspended first.
 async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
     match manifest::apply(client, NAMESPACE, object).await {
-        Err(Error::Api { source, .. }) if is_invalid(&source) => {}
+        Err(Error::Api { source, .. }) if is_training(object) && is_invalid(&source) => {}
         applied => return applied.map(drop),
     }
     let name = object.name_any();
@@ -100,6 +100,10 @@ async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
         })
         .await?;
     manifest::apply(client, NAMESPACE, object).await.map(drop)
+}
+
+fn is_training(object: &DynamicObject) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == "ModelTraining")
 }
 
 fn is_invalid(error: &kube::Error) -> bool {
