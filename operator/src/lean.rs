@@ -211,5 +211,6 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
         assert!(pod.spec.is_none() && pod.status.is_none());
         assert_eq!((Pod::kind(&()), Pod::plural(&())), ("Pod".into(), "pods".into()));
+        read::<ModelTraining>(serde_json::from_value(json!({"metadata": {}})).unwrap()).unwrap_err();
     }
 }

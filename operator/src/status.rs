@@ -35,6 +35,11 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Written<K> {
         Self { watched, by_uid: Mutex::default() }
     }
 
+    /// What the watch shows.
+    pub const fn watched(&self) -> &Store<K> {
+        &self.watched
+    }
+
     /// The newer one of what a watch shows and what was written.
     pub fn newer(&self, watched: Arc<K>) -> Arc<K> {
         let by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);

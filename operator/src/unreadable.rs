@@ -75,7 +75,6 @@ impl Unreadable {
 /// nothing is deleted; and `refused` is told of it.
 pub fn readable<K: ReadLean>(
     event: Event<Watched<K>>,
-    store: &Store<K>,
     written: &Written<K>,
     refused: &UnboundedSender<Box<Unreadable>>,
 ) -> Option<Event<K>> {
@@ -94,13 +93,13 @@ pub fn readable<K: ReadLean>(
         Event::Apply(watched) => match read(watched) {
             Ok(object) => Some(Event::Apply(object)),
             Err(unreadable) => {
-                let known = known(store, &unreadable.metadata);
+                let known = known(written.watched(), &unreadable.metadata);
                 refuse(unreadable);
                 known.map(Event::Delete)
             }
         },
         Event::Delete(watched) => {
-            read(watched).map_or_else(|gone| known(store, &gone.metadata), Some).map(Event::Delete)
+            read(watched).map_or_else(|gone| known(written.watched(), &gone.metadata), Some).map(Event::Delete)
         }
     }
 }

@@ -24,7 +24,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use stoker_crds::{ModelDeployment, ModelTraining, deployment::ModelSource, training::status::Phase};
+use stoker_crds::{ModelDeployment, ModelTraining, deployment::ModelSource};
 
 use crate::{
     bell::Bell,
@@ -34,7 +34,7 @@ use crate::{
     labels::{self, Owner, RESTART_ANNOTATION},
     lean::{Deployment, Job, Meta, Pod, ReadLean},
     status::Written,
-    training::base,
+    training::{self, base},
     unreadable::{self, Watched, readable},
 };
 
@@ -65,10 +65,8 @@ pub fn all(context: &Arc<Context>, writers: Writers, bell: &Bell) -> Vec<BoxFutu
             running_in(&in_policies, &namespace).for_each(|training| on_policy.ring(training));
         }
     });
-    let (of_trainings, refused_trainings) =
-        resources(context, &context.trainings, |context| &context.written_trainings);
-    let (of_deployments, refused_deployments) =
-        resources(context, &context.deployments, |context| &context.written_deployments);
+    let (of_trainings, refused_trainings) = resources(context, |context| &context.written_trainings);
+    let (of_deployments, refused_deployments) = resources(context, |context| &context.written_deployments);
     let trainings =
         trainings(context.clone(), reflected(of_trainings, writers.trainings), dependents.clone(), bell.clone());
     let deployments =
@@ -194,12 +192,11 @@ fn listed<K: Resource<DynamicType = ()> + Clone + 'static>(before: Vec<Arc<K>>, 
 /// The changes of a kind of ours, for its store, and what says of those objects that cannot be read that they cannot.
 pub(crate) fn resources<K: ReadLean>(
     context: &Arc<Context>,
-    store: &Store<K>,
     written: fn(&Context) -> &Written<K>,
 ) -> (impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>, BoxFuture<'static, ()>) {
-    let (store, in_context, (refuse, refused)) = (store.clone(), context.clone(), mpsc::unbounded());
+    let (in_context, (refuse, refused)) = (context.clone(), mpsc::unbounded());
     let changes = events(context.watched::<Watched<K>>(), watcher::Config::default())
-        .try_filter_map(move |event| future::ready(Ok(readable(event, &store, written(&in_context), &refuse))));
+        .try_filter_map(move |event| future::ready(Ok(readable(event, written(&in_context), &refuse))));
     let say: BoxFuture<'static, ()> = Box::pin(unreadable::say::<K>(context.clone(), refused));
     (changes, say)
 }
@@ -245,7 +242,7 @@ fn training_of(training: &ModelTraining) -> Owner {
 }
 
 fn has_finished(training: &ModelTraining) -> bool {
-    training.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_finished)
+    training.status.as_ref().is_some_and(training::is_finished)
 }
 
 /// Whether it is a ModelTraining that has finished.
@@ -314,7 +311,7 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use kube::runtime::reflector::ObjectRef;
-    use stoker_crds::deployment::Version;
+    use stoker_crds::{deployment::Version, training::status::Phase};
 
     use super::*;
     use crate::{testing::ApiServer, training::fixtures};

@@ -97,7 +97,8 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
     })
 }
 
-fn is_finished(status: &ModelTrainingStatus) -> bool {
+/// Whether the run that a status is about has ended.
+pub fn is_finished(status: &ModelTrainingStatus) -> bool {
     status.phase.is_some_and(Phase::is_finished)
 }
 

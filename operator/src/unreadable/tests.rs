@@ -37,7 +37,7 @@ async fn listed(items: &[&Value], patches: Vec<Step>) -> (Vec<String>, Vec<Seen>
     let server = ApiServer::expecting(std::iter::once(Step::get(LIST, list)).chain(patches));
     let (context, mut writers) = server.context();
     let context = Arc::new(context);
-    let (changes, refused) = watches::resources(&context, &context.trainings, |context| &context.written_trainings);
+    let (changes, refused) = watches::resources(&context, |context| &context.written_trainings);
     // The last event of a list is that it is done; a watch would follow.
     let readable = items.len() - 1;
     let events: Vec<_> = changes.take(readable + 2).try_collect().await.unwrap();
@@ -87,10 +87,10 @@ fn an_object_that_can_be_read_no_longer_is_gone_for_the_store() {
     let mut writer = Writer::<ModelTraining>::new(());
     let (store, own) = (writer.as_reader(), Written::new(writer.as_reader()));
     let mut broken = stored("broken");
-    let known = readable(Event::Apply(watched(&broken)), &store, &own, &refuse).unwrap();
+    let known = readable(Event::Apply(watched(&broken)), &own, &refuse).unwrap();
     writer.apply_watcher_event(&known);
     broken["spec"]["precision"] = "F4".into();
-    let Some(Event::Delete(gone)) = readable(Event::Apply(watched(&broken)), &store, &own, &refuse) else {
+    let Some(Event::Delete(gone)) = readable(Event::Apply(watched(&broken)), &own, &refuse) else {
         panic!("the store is not told that it is gone");
     };
     writer.apply_watcher_event(&Event::Delete(gone));
@@ -98,8 +98,8 @@ fn an_object_that_can_be_read_no_longer_is_gone_for_the_store() {
     let unreadable = refused.try_recv().unwrap();
     assert!(unreadable.problem.starts_with("spec cannot be read: unknown field `precision`"), "{}", unreadable.problem);
 
-    assert!(readable(Event::Apply(watched(&broken)), &store, &own, &refuse).is_none(), "what is not known is not gone");
-    assert!(readable(Event::Delete(watched(&broken)), &store, &own, &refuse).is_none());
+    assert!(readable(Event::Apply(watched(&broken)), &own, &refuse).is_none(), "what is not known is not gone");
+    assert!(readable(Event::Delete(watched(&broken)), &own, &refuse).is_none());
 }
 
 #[test]

@@ -76,8 +76,7 @@ impl Example {
 
     /// The names of its resources of one kind.
     fn names(&self, kind: &str) -> impl Iterator<Item = String> {
-        let of_kind = move |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == kind);
-        self.objects.iter().filter(of_kind).map(|object| object.name_any())
+        self.objects.iter().filter(move |object| is_of_kind(object, kind)).map(|object| object.name_any())
     }
 }
 
@@ -85,7 +84,7 @@ impl Example {
 /// such a run is suspended first.
 async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
     match manifest::apply(client, NAMESPACE, object).await {
-        Err(Error::Api { source, .. }) if is_training(object) && is_invalid(&source) => {}
+        Err(Error::Api { source, .. }) if is_of_kind(object, "ModelTraining") && is_invalid(&source) => {}
         applied => return applied.map(drop),
     }
     let name = object.name_any();
@@ -102,8 +101,8 @@ async fn apply(client: &Client, object: &DynamicObject) -> Result<()> {
     manifest::apply(client, NAMESPACE, object).await.map(drop)
 }
 
-fn is_training(object: &DynamicObject) -> bool {
-    object.types.as_ref().is_some_and(|types| types.kind == "ModelTraining")
+fn is_of_kind(object: &DynamicObject, kind: &str) -> bool {
+    object.types.as_ref().is_some_and(|types| types.kind == kind)
 }
 
 fn is_invalid(error: &kube::Error) -> bool {
