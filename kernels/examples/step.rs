@@ -1,4 +1,4 @@
-//! Prints the milliseconds of forward and backward of each operation, fused and composed of burn's, at sizes of small
+//! Prints the milliseconds of forward and backward of each operation, fused and as burn composes it, at sizes of small
 //! GPTs.
 
 use std::time::Instant;
@@ -8,8 +8,8 @@ use burn::{
     tensor::{Device, Distribution, Int, Tensor},
 };
 use burn_fused_ops::{
-    AdamW, causal_attention, causal_self_attention, dropout, gelu, gelu_tanh, layer_norm, linear, linear_cross_entropy,
-    reference, rms_norm, rotate, swiglu,
+    AdamW, causal_attention, causal_self_attention, composed, dropout, gelu, gelu_tanh, layer_norm, linear,
+    linear_cross_entropy, reference, rms_norm, rotate, swiglu,
 };
 
 const EPSILON: f64 = 1e-5;
@@ -97,9 +97,9 @@ impl Size {
         compare(
             "linear",
             || step(linear(x.clone(), weight.clone(), Some(bias.clone()))),
-            || step(reference::linear(x.clone(), weight.clone(), Some(bias.clone()))),
+            || step(composed::linear(x.clone(), weight.clone(), Some(bias.clone()))),
         );
-        compare("dropout", || step(dropout(x.clone(), 0.1)), || step(reference::dropout(x.clone(), 0.1)));
+        compare("dropout", || step(dropout(x.clone(), 0.1)), || step(composed::dropout(x.clone(), 0.1)));
     }
 
     /// With inputs and output as a model has them, heads within positions.
@@ -122,7 +122,7 @@ impl Size {
         let run = |rotate: fn(Tensor<4>, Tensor<2>, Tensor<2>) -> Tensor<4>| {
             step(rotate(inputs[0].clone().swap_dims(1, 2), cos.clone(), sin.clone()));
         };
-        compare("rotate", || run(rotate), || run(reference::rotate));
+        compare("rotate", || run(rotate), || run(composed::rotate));
     }
 
     fn cross_entropy(&self) {
@@ -134,7 +134,7 @@ impl Size {
         let run = |loss: fn(Tensor<2>, Tensor<2>, Tensor<1, Int>, Tensor<1>, usize) -> Tensor<1>| {
             step(loss(hidden.clone(), weight.clone(), targets.clone(), counts.clone(), self.vocabulary));
         };
-        compare("linear_cross_entropy", || run(linear_cross_entropy), || run(reference::linear_cross_entropy));
+        compare("linear_cross_entropy", || run(linear_cross_entropy), || run(composed::linear_cross_entropy));
     }
 
     /// One step for a parameter of the size of a layer's largest.

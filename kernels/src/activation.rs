@@ -1,12 +1,15 @@
 //! Activations: GELU, and SwiGLU.
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    tensor::Tensor,
+};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSlice, ParallelSliceMut};
 
 use crate::{
-    dispatch::{Fused, run},
+    composed,
+    dispatch::{Operation, run},
     math::{normal, sigmoid, vectorized},
-    reference,
     storage::{BLOCK, combine, contiguous, map_pairs, map_twice, tensor},
 };
 
@@ -20,12 +23,12 @@ const SATURATED: f32 = 10.0;
 ///
 /// On flex with an absolute error below 2·10⁻⁷ · max(1, |x|).
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    apply(Gelu::Exact, x, reference::gelu)
+    apply(Gelu::Exact, x, composed::gelu)
 }
 
 /// The approximation of GELU with tanh, as in GPT-2: x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))).
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    apply(Gelu::Tanh, x, reference::gelu_tanh)
+    apply(Gelu::Tanh, x, composed::gelu_tanh)
 }
 
 /// SwiGLU: gate · σ(gate) · up.
@@ -38,7 +41,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
         Ok(output) => Tensor::from_dispatch(output),
         Err(inputs) => {
             let [gate, up] = inputs.map(Tensor::<D>::from_dispatch);
-            reference::swiglu(gate, up)
+            composed::swiglu(gate, up)
         }
     }
 }
@@ -56,7 +59,7 @@ enum Gelu {
     Tanh,
 }
 
-impl Fused<1> for Gelu {
+impl Operation<Flex, 1> for Gelu {
     /// The derivative, for which the forward has the exponential at hand; it takes the place of x.
     type Saved = FlexTensor;
 
@@ -102,7 +105,7 @@ fn twice_argument(x: f32) -> f32 {
 #[derive(Clone, Copy, Debug)]
 struct SwiGlu;
 
-impl Fused<2> for SwiGlu {
+impl Operation<Flex, 2> for SwiGlu {
     type Saved = [FlexTensor; 2];
 
     fn forward(&self, inputs: [FlexTensor; 2], _: [bool; 2]) -> (FlexTensor, [FlexTensor; 2]) {

@@ -1,16 +1,16 @@
 //! Cross-entropy, alone and fused with a language model's projection onto the vocabulary.
 
 use burn::{
-    backend::flex::FlexTensor,
+    backend::{Flex, flex::FlexTensor},
     tensor::{Int, Tensor},
 };
 use rayon::prelude::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator, ParallelSliceMut};
 
 use crate::{
-    dispatch::{Fused, run},
+    composed,
+    dispatch::{Operation, run},
     math::{exponentials, vectorized},
     matrix::{Before, Matrix, MatrixMut, Threads, product},
-    reference,
     storage::{BLOCK, contiguous, dims, readable, scaled, strided, swapped, tensor, zeros},
 };
 
@@ -54,7 +54,7 @@ fn apply(hidden: Tensor<2>, weight: Tensor<2>, operation: LinearCrossEntropy) ->
     let LinearCrossEntropy { targets, row_weights, vocabulary, .. } = operation.clone();
     match run(operation, [hidden.into_dispatch(), weight.into_dispatch()]) {
         Ok(loss) => Tensor::from_dispatch(loss),
-        Err([hidden, weight]) => reference::linear_cross_entropy(
+        Err([hidden, weight]) => composed::linear_cross_entropy(
             Tensor::from_dispatch(hidden),
             Tensor::from_dispatch(weight),
             targets,
@@ -75,7 +75,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     assert_eq!(rows, targets_rows, "cross_entropy: the rows of logits and targets");
     match run(CrossEntropy { targets: targets.clone() }, [logits.into_dispatch()]) {
         Ok(loss) => Tensor::from_dispatch(loss),
-        Err([logits]) => reference::cross_entropy(Tensor::from_dispatch(logits), targets),
+        Err([logits]) => composed::cross_entropy(Tensor::from_dispatch(logits), targets),
     }
 }
 
@@ -84,7 +84,7 @@ struct CrossEntropy {
     targets: Tensor<1, Int>,
 }
 
-impl Fused<1> for CrossEntropy {
+impl Operation<Flex, 1> for CrossEntropy {
     /// The gradient for a gradient of 1 of the loss, if it is needed.
     type Saved = Option<FlexTensor>;
 
@@ -130,7 +130,7 @@ struct Row {
 /// The gradients with respect to hidden and weight, for a gradient of 1 of the loss; those that are needed.
 type Gradients = [Option<FlexTensor>; 2];
 
-impl Fused<2> for LinearCrossEntropy {
+impl Operation<Flex, 2> for LinearCrossEntropy {
     type Saved = Gradients;
 
     fn forward(&self, [hidden, weight]: [FlexTensor; 2], needed: [bool; 2]) -> (FlexTensor, Gradients) {

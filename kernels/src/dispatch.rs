@@ -1,4 +1,4 @@
-//! From burn's tensors to an operation on flex and back, with its backward in autodiff's graph.
+//! From burn's tensors to an operation on a backend and back, with its backward in autodiff's graph.
 //!
 //! burn's macro `#[backend_extension]` would need an implementation for every backend that is compiled in, and for
 //! fusion and cube ones the code of theirs; so the tensors are taken apart here by the public types that it uses too.
@@ -7,8 +7,8 @@ use std::{fmt::Debug, marker::PhantomData};
 
 use burn::{
     backend::{
-        Autodiff, AutodiffBackend, BackendTensor, DispatchAutodiffContext, DispatchKindConversion, DispatchTensor,
-        DispatchTensorKind, Flex, GradientCheckpointingStrategy, TensorMetadata,
+        Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext, DispatchKindConversion,
+        DispatchTensor, DispatchTensorKind, Flex, GradientCheckpointingStrategy, TensorMetadata,
         autodiff::{
             checkpoint::{
                 base::Checkpointer,
@@ -23,34 +23,28 @@ use burn::{
     tensor::{DType, Tensor},
 };
 
-/// An operation on `N` tensors of `f32` on flex, with a backward of its own.
-pub(crate) trait Fused<const N: usize>: Clone + Debug + Send + 'static {
+/// An operation on `N` tensors of a backend, with a backward of its own.
+pub(crate) trait Operation<B: Backend, const N: usize>: Clone + Debug + Send + 'static {
     /// What its backward needs.
     type Saved: Clone + Debug + Send + 'static;
 
     /// The output, and what to save for the gradients that will be asked for, whatever the strategy for checkpoints:
     /// nothing here is cheap to compute again.
-    fn forward(&self, inputs: [FlexTensor; N], needed: [bool; N]) -> (FlexTensor, Self::Saved);
+    fn forward(&self, inputs: [FloatTensor<B>; N], needed: [bool; N]) -> (FloatTensor<B>, Self::Saved);
 
     /// The gradients with respect to the inputs, from that of the output. One that is not needed may be left out.
-    fn backward(self, saved: Self::Saved, gradient: FlexTensor, needed: [bool; N]) -> [Option<FlexTensor>; N];
+    fn backward(self, saved: Self::Saved, gradient: FloatTensor<B>, needed: [bool; N]) -> [Option<FloatTensor<B>>; N];
 }
 
-/// Runs the operation, or gives the inputs back where it cannot run: not all of them are tensors of `f32` on flex.
-pub(crate) fn run<O: Fused<N>, const N: usize>(
+/// Runs an operation on flex, or gives the inputs back where it cannot run: not all of them are tensors of `f32` on flex.
+pub(crate) fn run<O: Operation<Flex, N>, const N: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
 ) -> Result<DispatchTensor, [DispatchTensor; N]> {
+    let is_fused = inputs.iter().all(|input| is_on_flex(&input.kind));
     match context(&inputs) {
-        None => Err(inputs),
-        Some(DispatchAutodiffContext::Disabled) => {
-            let (output, _) = operation.forward(inputs.map(plain), [false; N]);
-            Ok(<DispatchTensor as DispatchKindConversion<Flex>>::from_backend(BackendTensor::Float(output)))
-        }
-        Some(DispatchAutodiffContext::Enabled(strategy)) => Ok(match strategy {
-            GradientCheckpointingStrategy::Disabled => differentiable::<O, NoCheckpointing, N>(operation, inputs),
-            GradientCheckpointingStrategy::Balanced => differentiable::<O, BalancedCheckpointing, N>(operation, inputs),
-        }),
+        Some(context) if is_fused => Ok(on_backend::<Flex, O, N>(operation, inputs, context)),
+        _ => Err(inputs),
     }
 }
 
@@ -58,28 +52,24 @@ pub(crate) fn run<O: Fused<N>, const N: usize>(
 ///
 /// Its numbers are at hand, and what is saved for a backward is what the fused operations save.
 pub fn is_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
-    context(&[tensor.clone().into_dispatch()]).is_some()
+    is_on_flex(&tensor.clone().into_dispatch().kind)
 }
 
 /// The tensors without autodiff, if all are of `f32` on flex.
 pub(crate) fn on_flex<const N: usize>(inputs: [DispatchTensor; N]) -> Result<[FlexTensor; N], [DispatchTensor; N]> {
+    let is_fused = inputs.iter().all(|input| is_on_flex(&input.kind));
     match context(&inputs) {
-        Some(DispatchAutodiffContext::Disabled) => Ok(inputs.map(plain)),
+        Some(DispatchAutodiffContext::Disabled) if is_fused => Ok(inputs.map(unwrapped::<Flex>)),
         _ => Err(inputs),
     }
 }
 
-/// Whether and how an operation on these is differentiated; `None` if not all are of `f32` on flex, or their strategies
-/// differ, which burn's own operations refuse.
-fn context(inputs: &[DispatchTensor]) -> Option<DispatchAutodiffContext> {
-    inputs.iter().try_fold(DispatchAutodiffContext::Disabled, |context, input| {
-        if !is_on_flex(&input.kind) {
-            return None;
-        }
-        match [context, input.autodiff] {
-            [same, DispatchAutodiffContext::Disabled] | [DispatchAutodiffContext::Disabled, same] => Some(same),
-            [a, b] => (a == b).then_some(a),
-        }
+/// Whether and how an operation on these is differentiated; `None` if their strategies differ, which burn's own operations
+/// refuse.
+pub(crate) fn context(inputs: &[DispatchTensor]) -> Option<DispatchAutodiffContext> {
+    inputs.iter().try_fold(DispatchAutodiffContext::Disabled, |context, input| match [context, input.autodiff] {
+        [same, DispatchAutodiffContext::Disabled] | [DispatchAutodiffContext::Disabled, same] => Some(same),
+        [a, b] => (a == b).then_some(a),
     })
 }
 
@@ -91,45 +81,78 @@ fn is_on_flex(kind: &DispatchTensorKind) -> bool {
     }
 }
 
-/// A tensor that [`context`] has found on flex.
-fn on_flex_kind(kind: DispatchTensorKind) -> BackendTensor<Flex> {
-    match kind {
-        DispatchTensorKind::Flex(tensor) => tensor,
-        DispatchTensorKind::Autodiff(inner) => on_flex_kind(*inner),
-        #[allow(unreachable_patterns, reason = "there are others where other backends are compiled in")]
-        _ => unreachable!("the tensor was found on flex"),
+/// Runs an operation on tensors that are all of that backend, and differentiated as [`context`] says.
+pub(crate) fn on_backend<B: Backend, O: Operation<B, N>, const N: usize>(
+    operation: O,
+    inputs: [DispatchTensor; N],
+    context: DispatchAutodiffContext,
+) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<B>
+        + DispatchKindConversion<Autodiff<B, NoCheckpointing>>
+        + DispatchKindConversion<Autodiff<B, BalancedCheckpointing>>,
+{
+    match context {
+        DispatchAutodiffContext::Disabled => {
+            let (output, _) = operation.forward(inputs.map(unwrapped::<B>), [false; N]);
+            wrapped::<B>(output)
+        }
+        DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Disabled) => {
+            differentiable::<B, O, NoCheckpointing, N>(operation, inputs)
+        }
+        DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
+            differentiable::<B, O, BalancedCheckpointing, N>(operation, inputs)
+        }
     }
 }
 
-fn plain(tensor: DispatchTensor) -> FlexTensor {
-    on_flex_kind(tensor.kind).float()
+/// A backend's tensor as burn hands it round.
+pub(crate) fn wrapped<B: Backend>(tensor: FloatTensor<B>) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    <DispatchTensor as DispatchKindConversion<B>>::from_backend(BackendTensor::Float(tensor))
+}
+
+/// A tensor that was found on a backend.
+pub(crate) fn unwrapped<B: Backend>(tensor: DispatchTensor) -> FloatTensor<B>
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    match <DispatchTensor as DispatchKindConversion<B>>::try_into_backend(tensor) {
+        Ok(tensor) => tensor.float(),
+        Err(error) => unreachable!("the tensor was found on the backend: {error}"),
+    }
 }
 
 /// The tensor in autodiff's hands; a constant, if it was not.
-fn tracked<C: CheckpointStrategy>(tensor: DispatchTensor) -> FloatTensor<Autodiff<Flex, C>> {
-    match on_flex_kind(tensor.kind) {
-        BackendTensor::Autodiff(tensor) => tensor,
-        constant => <Autodiff<Flex, C> as AutodiffBackend>::from_inner(constant.float()),
+fn tracked<B: Backend, C: CheckpointStrategy>(tensor: DispatchTensor) -> FloatTensor<Autodiff<B, C>>
+where
+    DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B, C>>,
+{
+    match tensor.autodiff {
+        DispatchAutodiffContext::Disabled => <Autodiff<B, C> as AutodiffBackend>::from_inner(unwrapped::<B>(tensor)),
+        DispatchAutodiffContext::Enabled(_) => unwrapped::<Autodiff<B, C>>(tensor),
     }
 }
 
-fn differentiable<O: Fused<N>, C: CheckpointStrategy, const N: usize>(
+fn differentiable<B: Backend, O: Operation<B, N>, C: CheckpointStrategy, const N: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
 ) -> DispatchTensor
 where
-    DispatchTensor: DispatchKindConversion<Autodiff<Flex, C>>,
+    DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B, C>>,
 {
-    let inputs = inputs.map(tracked::<C>);
+    let inputs = inputs.map(tracked::<B, C>);
     let nodes = inputs.each_ref().map(|input| input.node());
     let needed = inputs.each_ref().map(|input| input.is_tracked());
-    let step = <Step<O> as Backward<Flex, N>>::prepare::<C>(Step(PhantomData), nodes).compute_bound();
+    let step = <Step<O> as Backward<B, N>>::prepare::<C>(Step(PhantomData), nodes).compute_bound();
     let (output, saved) = operation.forward(inputs.map(|input| input.into_primitive()), needed);
     let output = match step.stateful() {
         OpsKind::Tracked(step) => step.finish((operation, saved), output),
         OpsKind::UnTracked(step) => step.finish(output),
     };
-    <DispatchTensor as DispatchKindConversion<Autodiff<Flex, C>>>::from_backend(BackendTensor::Float(output))
+    wrapped::<Autodiff<B, C>>(output)
 }
 
 /// The backward of an operation, as a step of autodiff's graph.
@@ -141,17 +164,17 @@ impl<O> Debug for Step<O> {
     }
 }
 
-impl<O: Fused<N>, const N: usize> Backward<Flex, N> for Step<O> {
+impl<B: Backend, O: Operation<B, N>, const N: usize> Backward<B, N> for Step<O> {
     type State = (O, O::Saved);
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (operation, saved) = ops.state;
-        let gradient = grads.consume::<Flex>(&ops.node);
+        let gradient = grads.consume::<B>(&ops.node);
         let needed = ops.parents.each_ref().map(Option::is_some);
         let gradients = operation.backward(saved, gradient, needed);
         for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                grads.register::<Flex>(parent.id, gradient);
+                grads.register::<B>(parent.id, gradient);
             }
         }
     }

@@ -1,15 +1,15 @@
 //! Dropout, without a mask in memory.
 
 use burn::{
-    backend::flex::FlexTensor,
+    backend::{Flex, flex::FlexTensor},
     tensor::{Device, Distribution, Tensor},
 };
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
 
 use crate::{
-    dispatch::{Fused, is_fused, run},
+    composed,
+    dispatch::{Operation, is_fused, run},
     math::vectorized,
-    reference,
     storage::{BLOCK, contiguous},
 };
 
@@ -23,11 +23,11 @@ use crate::{
 pub fn dropout<const D: usize>(x: Tensor<D>, probability: f64) -> Tensor<D> {
     assert!((0.0..1.0).contains(&probability), "dropout: the probability {probability} is not in [0, 1)");
     if !is_fused(&x) {
-        return reference::dropout(x, probability);
+        return composed::dropout(x, probability);
     }
     match run(Dropout::new(probability, draw(&x.device())), [x.into_dispatch()]) {
         Ok(output) => Tensor::from_dispatch(output),
-        Err([x]) => reference::dropout(Tensor::from_dispatch(x), probability),
+        Err([x]) => composed::dropout(Tensor::from_dispatch(x), probability),
     }
 }
 
@@ -72,7 +72,7 @@ impl Dropout {
     }
 }
 
-impl Fused<1> for Dropout {
+impl Operation<Flex, 1> for Dropout {
     type Saved = ();
 
     fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, ()) {

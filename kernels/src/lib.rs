@@ -1,12 +1,12 @@
-//! Fused operations for training decoder language models with burn on a CPU.
+//! Operations with a backward of their own, for training decoder language models with burn.
 //!
-//! Under autodiff burn composes an activation, a normalization, attention or a loss of elementary operations, and each
-//! of them walks through memory once forward and once backward. Here each is one operation with a backward of its own.
+//! Under autodiff burn composes an activation, a normalization, attention or a loss of elementary operations: each of them
+//! walks through memory once forward and once backward, and keeps what its own backward needs. Here each is one operation.
 //!
 //! The functions take and return burn's [`Tensor`](burn::tensor::Tensor)s. Where all float inputs are `f32` on the
-//! backend flex, with or without autodiff, the fused operation runs, on all threads of the current rayon pool;
-//! everywhere else (CUDA, fusion, other precisions) burn's own operations, as in [`reference`]. So the same model runs
-//! on every device.
+//! backend flex, with or without autodiff, a fused operation runs, on all threads of the current rayon pool. Everywhere
+//! else (CUDA, Vulkan, other precisions) it is composed of burn's own operations, as in [`composed`], with a backward that
+//! keeps no more than it needs; burn's fusion makes kernels of them. So the same model runs on every device.
 //!
 //! The results are the same to the last bit each time, however many threads there are: the work is cut into pieces by
 //! the shapes alone, and partial sums are added in order. They differ from the composed operations by rounding.
@@ -16,6 +16,7 @@
 mod activation;
 mod adam;
 mod attention;
+pub mod composed;
 mod cross_entropy;
 mod dispatch;
 mod dropout;

@@ -1,13 +1,16 @@
 //! A linear layer.
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    tensor::Tensor,
+};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSlice, ParallelSliceMut};
 
 use crate::{
-    dispatch::{Fused, run},
+    composed,
+    dispatch::{Operation, run},
     math::vectorized,
     matrix::{Matrix, product},
-    reference,
     storage::{contiguous, dims, tensor},
 };
 
@@ -26,7 +29,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     let Some(bias) = bias else {
         return match run(Linear, [x.into_dispatch(), weight.into_dispatch()]) {
             Ok(output) => Tensor::from_dispatch(output),
-            Err([x, weight]) => reference::linear(Tensor::from_dispatch(x), Tensor::from_dispatch(weight), None),
+            Err([x, weight]) => composed::linear(Tensor::from_dispatch(x), Tensor::from_dispatch(weight), None),
         };
     };
     let [length] = bias.dims();
@@ -35,7 +38,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
         Ok(output) => Tensor::from_dispatch(output),
         Err([x, weight, bias]) => {
             let bias = Some(Tensor::from_dispatch(bias));
-            reference::linear(Tensor::from_dispatch(x), Tensor::from_dispatch(weight), bias)
+            composed::linear(Tensor::from_dispatch(x), Tensor::from_dispatch(weight), bias)
         }
     }
 }
@@ -46,7 +49,7 @@ struct Linear;
 /// Input and weight, each if the gradient of the other is needed.
 type Saved = [Option<FlexTensor>; 2];
 
-impl Fused<2> for Linear {
+impl Operation<Flex, 2> for Linear {
     type Saved = Saved;
 
     fn forward(&self, [x, weight]: [FlexTensor; 2], needed: [bool; 2]) -> (FlexTensor, Saved) {
@@ -58,7 +61,7 @@ impl Fused<2> for Linear {
     }
 }
 
-impl Fused<3> for Linear {
+impl Operation<Flex, 3> for Linear {
     type Saved = Saved;
 
     fn forward(&self, [x, weight, bias]: [FlexTensor; 3], [of_x, of_weight, _]: [bool; 3]) -> (FlexTensor, Saved) {

@@ -1,13 +1,16 @@
 //! Normalizations over the last dimension.
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    tensor::Tensor,
+};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSlice, ParallelSliceMut};
 
 use crate::{
-    dispatch::{Fused, run},
+    composed,
+    dispatch::{Operation, run},
     math::{sum, sum_pairs, vectorized},
     matrix::written,
-    reference,
     storage::{contiguous, dims, tensor},
 };
 
@@ -28,14 +31,14 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Option<Te
         return match run(norm, [x.into_dispatch(), gain.into_dispatch()]) {
             Ok(output) => Tensor::from_dispatch(output),
             Err([x, gain]) => {
-                reference::layer_norm(Tensor::from_dispatch(x), Tensor::from_dispatch(gain), None, epsilon)
+                composed::layer_norm(Tensor::from_dispatch(x), Tensor::from_dispatch(gain), None, epsilon)
             }
         };
     };
     check("bias", &x, &bias);
     match run(norm, [x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch()]) {
         Ok(output) => Tensor::from_dispatch(output),
-        Err([x, gain, bias]) => reference::layer_norm(
+        Err([x, gain, bias]) => composed::layer_norm(
             Tensor::from_dispatch(x),
             Tensor::from_dispatch(gain),
             Some(Tensor::from_dispatch(bias)),
@@ -55,7 +58,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, epsilon: f64) -> 
     let norm = Norm { centred: false, epsilon: epsilon as f32 };
     match run(norm, [x.into_dispatch(), gain.into_dispatch()]) {
         Ok(output) => Tensor::from_dispatch(output),
-        Err([x, gain]) => reference::rms_norm(Tensor::from_dispatch(x), Tensor::from_dispatch(gain), epsilon),
+        Err([x, gain]) => composed::rms_norm(Tensor::from_dispatch(x), Tensor::from_dispatch(gain), epsilon),
     }
 }
 
@@ -92,7 +95,7 @@ struct Parameters<'a> {
     bias: &'a mut [f32],
 }
 
-impl Fused<2> for Norm {
+impl Operation<Flex, 2> for Norm {
     type Saved = Saved;
 
     fn forward(&self, [x, gain]: [FlexTensor; 2], _: [bool; 2]) -> (FlexTensor, Saved) {
@@ -105,7 +108,7 @@ impl Fused<2> for Norm {
     }
 }
 
-impl Fused<3> for Norm {
+impl Operation<Flex, 3> for Norm {
     type Saved = Saved;
 
     fn forward(&self, [x, gain, bias]: [FlexTensor; 3], _: [bool; 3]) -> (FlexTensor, Saved) {

@@ -1,12 +1,15 @@
 //! Rotary position embedding.
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    tensor::Tensor,
+};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
 
 use crate::{
-    dispatch::{Fused, run},
+    composed,
+    dispatch::{Operation, run},
     math::vectorized,
-    reference,
     storage::{contiguous, dims, strided, swapped, tensor, with_rows},
 };
 
@@ -27,7 +30,7 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     match run(Rotation, [x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()]) {
         Ok(output) => Tensor::from_dispatch(output),
         Err([x, cos, sin]) => {
-            reference::rotate(Tensor::from_dispatch(x), Tensor::from_dispatch(cos), Tensor::from_dispatch(sin))
+            composed::rotate(Tensor::from_dispatch(x), Tensor::from_dispatch(cos), Tensor::from_dispatch(sin))
         }
     }
 }
@@ -41,7 +44,7 @@ pub(crate) fn check(length: usize, width: usize, angles: [[usize; 2]; 2]) {
 #[derive(Clone, Copy, Debug)]
 struct Rotation;
 
-impl Fused<3> for Rotation {
+impl Operation<Flex, 3> for Rotation {
     /// Cosines and sines.
     type Saved = [FlexTensor; 2];
 

@@ -9,13 +9,16 @@ use std::ops::Range;
 use self::backward::Places;
 pub use self::projected::causal_self_attention;
 use crate::{
-    dispatch::{Fused, run},
+    composed,
+    dispatch::{Operation, run},
     math::LANES,
     matrix::{Matrix, MatrixMut},
-    reference,
     storage::{dims, readable, strided, swapped, tensor, with_rows, zeros},
 };
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    tensor::Tensor,
+};
 
 /// Queries whose scores are computed at a time. Half a tile per query is computed in vain, above the diagonal; fewer
 /// queries make slower products.
@@ -41,7 +44,7 @@ pub fn causal_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> T
         Ok(output) => Tensor::from_dispatch(output),
         Err(inputs) => {
             let [query, key, value] = inputs.map(Tensor::<4>::from_dispatch);
-            reference::causal_attention(query, key, value)
+            composed::causal_attention(query, key, value)
         }
     }
 }
@@ -70,7 +73,7 @@ struct Saved {
     log_sums: Vec<f32>,
 }
 
-impl Fused<3> for CausalAttention {
+impl Operation<Flex, 3> for CausalAttention {
     type Saved = Saved;
 
     fn forward(&self, inputs: [FlexTensor; 3], _: [bool; 3]) -> (FlexTensor, Saved) {

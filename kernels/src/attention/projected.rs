@@ -1,6 +1,9 @@
 //! Attention of a sequence to itself, read where one projection has left queries, keys and values.
 
-use burn::{backend::flex::FlexTensor, tensor::Tensor};
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    tensor::Tensor,
+};
 use rayon::prelude::{IndexedParallelIterator, ParallelIterator, ParallelSliceMut};
 
 use super::{
@@ -9,9 +12,9 @@ use super::{
     forward, heads_mut,
 };
 use crate::{
-    dispatch::{Fused, on_flex, run},
+    composed,
+    dispatch::{Operation, on_flex, run},
     math::vectorized,
-    reference,
     rotation::{check, turn},
     storage::{contiguous, dims, tensor, zeros},
 };
@@ -49,7 +52,7 @@ pub fn causal_self_attention(
         }
         None => Ok(None),
     };
-    let composed = |projected| reference::causal_self_attention(projected, [heads, key_heads], angles);
+    let composed = |projected| composed::causal_self_attention(projected, [heads, key_heads], angles);
     let Ok(angles) = constants else { return composed(projected) };
     match run(CausalSelfAttention { shape, angles }, [projected.into_dispatch()]) {
         Ok(output) => Tensor::from_dispatch(output),
@@ -74,7 +77,7 @@ struct Saved {
     log_sums: Vec<f32>,
 }
 
-impl Fused<1> for CausalSelfAttention {
+impl Operation<Flex, 1> for CausalSelfAttention {
     type Saved = Saved;
 
     fn forward(&self, [projected]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, Saved) {

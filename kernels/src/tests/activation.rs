@@ -1,40 +1,53 @@
-use super::{DType, Outcome, Tensor, assert_close, backward, gradient, leaf, list, numbers};
-use crate::{gelu, gelu_tanh, reference, swiglu};
+use super::{
+    EXACT, FUSED, HALF, HALF_ROUNDING, On, Outcome, ROUNDING, Tensor, assert_close, backward, gradient, leaf, list,
+    numbers,
+};
+use crate::{composed, gelu, gelu_tanh, reference, swiglu};
 
 /// Odd lengths, a single number, several blocks; numbers around 0, over the bend, and far out.
 const CASES: [([usize; 2], f32); 5] =
     [([1, 1], 1.0), ([3, 7], 1.0), ([5, 1001], 6.0), ([2, 129], 100.0), ([3, 16_411], 3.0)];
 
-fn of_one(function: impl Fn(Tensor<2>) -> Tensor<2>, (shape, scale): ([usize; 2], f32), dtype: DType) -> Outcome {
-    let x = leaf(&numbers(1, shape[0] * shape[1], scale), shape, dtype);
+fn of_one(function: impl Fn(Tensor<2>) -> Tensor<2>, (shape, scale): ([usize; 2], f32), on: On) -> Outcome {
+    let x = leaf(&numbers(1, shape[0] * shape[1], scale), shape, on);
     let output = function(x.clone());
     let gradients = backward(&output);
     vec![list(output), gradient(&x, &gradients)]
 }
 
-#[test]
-fn gelu_is_the_composed_one() {
+pub(super) fn compare_gelu(on: On, tolerance: f64) {
     for case in CASES {
-        // The approximation of Φ is within 2·10⁻⁷; for the gradient, that of x·φ(x) comes to it.
-        let [fused, exact] = [of_one(gelu, case, DType::F32), of_one(reference::gelu, case, DType::F64)];
-        assert_close(&fused, &exact, 4e-7);
+        assert_close(&of_one(gelu, case, on), &of_one(reference::gelu, case, EXACT), tolerance);
+    }
+}
+
+pub(super) fn compare_gelu_tanh(on: On, tolerance: f64) {
+    for case in CASES {
+        assert_close(&of_one(gelu_tanh, case, on), &of_one(reference::gelu_tanh, case, EXACT), tolerance);
     }
 }
 
 #[test]
-fn gelu_with_tanh_is_the_composed_one() {
-    for case in CASES {
-        // σ is within a few roundings, of an argument of up to 90 with one of 5·10⁻⁶ where σ is next to 0 or 1: there
-        // σ's slope times it is below 10⁻⁷.
-        let [fused, exact] = [of_one(gelu_tanh, case, DType::F32), of_one(reference::gelu_tanh, case, DType::F64)];
-        assert_close(&fused, &exact, 5e-7);
-    }
+fn gelu_is_burns() {
+    // The approximation of Φ is within 2·10⁻⁷; for the gradient, that of x·φ(x) comes to it.
+    compare_gelu(FUSED, 4e-7);
+    compare_gelu(EXACT, ROUNDING);
+    compare_gelu(HALF, HALF_ROUNDING);
+}
+
+#[test]
+fn gelu_with_tanh_is_burns() {
+    // σ is within a few roundings, of an argument of up to 90 with one of 5·10⁻⁶ where σ is next to 0 or 1: there
+    // σ's slope times it is below 10⁻⁷.
+    compare_gelu_tanh(FUSED, 5e-7);
+    compare_gelu_tanh(EXACT, ROUNDING);
+    compare_gelu_tanh(HALF, HALF_ROUNDING);
 }
 
 #[test]
 fn gelu_of_huge_numbers_is_the_number_or_zero() {
-    let x = leaf(&[3e38, -3e38, 88.0, -88.0, 0.0], [5], DType::F32);
-    for function in [gelu, gelu_tanh] {
+    let x = leaf(&[3e38, -3e38, 88.0, -88.0, 0.0], [5], FUSED);
+    for function in [gelu, gelu_tanh, composed::gelu, composed::gelu_tanh] {
         let output = function(x.clone());
         let gradients = output.clone().sum().backward();
         assert_eq!(list(output), [f64::from(3e38f32), 0.0, 88.0, 0.0, 0.0]);
@@ -45,30 +58,35 @@ fn gelu_of_huge_numbers_is_the_number_or_zero() {
 #[test]
 fn not_a_number_stays_one() {
     for function in [gelu, gelu_tanh] {
-        assert!(list(function(leaf(&[f32::NAN], [1], DType::F32)))[0].is_nan());
+        assert!(list(function(leaf(&[f32::NAN], [1], FUSED)))[0].is_nan());
     }
 }
 
-#[test]
-fn swiglu_is_the_composed_one() {
-    let outcome = |function: fn(Tensor<2>, Tensor<2>) -> Tensor<2>, (shape, scale): ([usize; 2], f32), dtype| {
+pub(super) fn compare_swiglu(on: On, tolerance: f64) {
+    let outcome = |function: fn(Tensor<2>, Tensor<2>) -> Tensor<2>, (shape, scale): ([usize; 2], f32), on| {
         let count = shape[0] * shape[1];
-        let gate = leaf(&numbers(1, count, scale), shape, dtype);
-        let up = leaf(&numbers(2, count, 1.0), shape, dtype);
+        let gate = leaf(&numbers(1, count, scale), shape, on);
+        let up = leaf(&numbers(2, count, 1.0), shape, on);
         let output = function(gate.clone(), up.clone());
         let gradients = backward(&output);
         vec![list(output), gradient(&gate, &gradients), gradient(&up, &gradients)]
     };
     for case in CASES {
-        // σ within 4·10⁻⁷ of itself, and a few roundings.
-        let [fused, exact] = [outcome(swiglu, case, DType::F32), outcome(reference::swiglu, case, DType::F64)];
-        assert_close(&fused, &exact, 6e-7);
+        assert_close(&outcome(swiglu, case, on), &outcome(reference::swiglu, case, EXACT), tolerance);
     }
 }
 
 #[test]
+fn swiglu_is_burns() {
+    // σ within 4·10⁻⁷ of itself, and a few roundings.
+    compare_swiglu(FUSED, 6e-7);
+    compare_swiglu(EXACT, ROUNDING);
+    compare_swiglu(HALF, HALF_ROUNDING);
+}
+
+#[test]
 fn an_input_of_swapped_dimensions_is_taken_in_its_own_order() {
-    let x = leaf(&numbers(1, 6, 1.0), [2, 3], DType::F32);
+    let x = leaf(&numbers(1, 6, 1.0), [2, 3], FUSED);
     let gradients = backward(&gelu(x.clone().swap_dims(0, 1)).swap_dims(0, 1));
     let straight = backward(&gelu(x.clone()));
     assert_eq!(gradient(&x, &gradients), gradient(&x, &straight));

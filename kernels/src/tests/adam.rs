@@ -3,7 +3,7 @@ use burn::{
     optim::{AdamConfig, AdamWConfig, AdaptiveMomentumState, Optimizer, decay::WeightDecayConfig},
 };
 
-use super::{DType, Tensor, constant, list, numbers};
+use super::{FUSED, Tensor, constant, list, numbers};
 use crate::{Adam, AdamW};
 
 const ADAM: Adam = Adam { beta_1: 0.9, beta_2: 0.99, epsilon: 1e-8, penalty: 0.1 };
@@ -21,7 +21,7 @@ fn composed_adamw() -> burn::optim::AdamW {
 }
 
 fn tensor(seed: u64, shape: [usize; 2]) -> Tensor<2> {
-    constant(&numbers(seed, shape[0] * shape[1], 1.0), shape, DType::F32).inner()
+    constant(&numbers(seed, shape[0] * shape[1], 1.0), shape, FUSED).inner()
 }
 
 /// A parameter and its state after some steps; `is_fused` says for each which optimizer takes it.

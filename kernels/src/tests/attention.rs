@@ -1,5 +1,8 @@
-use super::{DType, Outcome, Tensor, assert_close, backward, constant, gradient, leaf, list, numbers};
-use crate::{causal_attention, causal_self_attention, reference};
+use super::{
+    EXACT, FUSED, HALF, HALF_ROUNDING, On, Outcome, ROUNDING, Tensor, assert_close, backward, constant, gradient, leaf,
+    list, numbers,
+};
+use crate::{causal_attention, causal_self_attention, composed, reference};
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -34,16 +37,16 @@ const CASES: [Case; 8] = [
     case([1, 1, 1], [66, 67], [1, 1]),
 ];
 
-type Attention = fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
+pub(super) type Attention = fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
 
 /// With the inputs as a model has them, `[batch, length, heads, width]` in memory, or as they are asked for.
-fn outcome(function: Attention, case: Case, is_interleaved: bool, dtype: DType) -> Outcome {
+fn outcome(function: Attention, case: Case, is_interleaved: bool, on: On) -> Outcome {
     let input = |seed, heads, length, width, scale| {
         let values = numbers(seed, case.batch * heads * length * width, scale);
         if is_interleaved {
-            leaf(&values, [case.batch, length, heads, width], dtype)
+            leaf(&values, [case.batch, length, heads, width], on)
         } else {
-            leaf(&values, [case.batch, heads, length, width], dtype)
+            leaf(&values, [case.batch, heads, length, width], on)
         }
     };
     let query = input(1, case.heads, case.queries, case.width, case.scale);
@@ -58,36 +61,45 @@ fn outcome(function: Attention, case: Case, is_interleaved: bool, dtype: DType) 
     outcome
 }
 
-fn compare(case: Case, is_interleaved: bool, tolerance: f64) {
-    let fused = outcome(causal_attention, case, is_interleaved, DType::F32);
-    let exact = outcome(reference::causal_attention, case, is_interleaved, DType::F64);
-    assert_close(&fused, &exact, tolerance);
-}
-
-#[test]
-fn causal_attention_is_the_composed_one() {
-    for case in CASES {
+/// On all cases, however the inputs lie, with numbers of query and key of up to `scale`.
+pub(super) fn compare(function: Attention, on: On, scale: f32, tolerance: f64) {
+    for case in CASES.map(|case| Case { scale, ..case }) {
         for is_interleaved in [true, false] {
-            // Scores of up to 4 with an error of 10⁻⁶ at most, which is that of a probability, relative to it; the sums
-            // of up to 131 products of it, relative to a sum of that size, have no more.
-            compare(case, is_interleaved, 3e-6);
+            let exact = outcome(reference::causal_attention, case, is_interleaved, EXACT);
+            assert_close(&outcome(function, case, is_interleaved, on), &exact, tolerance);
         }
     }
 }
 
 #[test]
+fn causal_attention_is_burns() {
+    // Scores of up to 4 with an error of 10⁻⁶ at most, which is that of a probability, relative to it; the sums
+    // of up to 131 products of it, relative to a sum of that size, have no more.
+    compare(causal_attention, FUSED, 1.0, 3e-6);
+    compare(causal_attention, EXACT, 1.0, ROUNDING);
+    compare(causal_attention, HALF, 1.0, HALF_ROUNDING);
+}
+
+#[test]
+fn composed_attention_is_the_same_by_tiles_of_any_size() {
+    // A query at a time, some that do not divide their number, and a multiple of 64.
+    compare(|query, key, value| composed::causal_attention_by(1, query, key, value), EXACT, 1.0, ROUNDING);
+    compare(|query, key, value| composed::causal_attention_by(4000, query, key, value), EXACT, 1.0, ROUNDING);
+    compare(|query, key, value| composed::causal_attention_by(80_000, query, key, value), EXACT, 1.0, ROUNDING);
+}
+
+#[test]
 fn large_scores_leave_one_key_and_no_overflow() {
-    for case in CASES {
-        // Scores of up to 30² · √width = 3600 have an error of several roundings, together up to 10⁻³: that of a
-        // probability, relative to it, and of a gradient, which the numbers of query and key, 30, enlarge.
-        compare(Case { scale: 30.0, ..case }, true, 5e-3);
-    }
+    // Scores of up to 30² · √width = 3600 have an error of several roundings, together up to 10⁻³: that of a
+    // probability, relative to it, and of a gradient, which the numbers of query and key, 30, enlarge.
+    compare(causal_attention, FUSED, 30.0, 5e-3);
+    compare(causal_attention, EXACT, 30.0, 1e-9);
 }
 
 #[test]
 fn a_query_sees_no_later_key() {
     let [length, width] = [70, 8];
-    let input = |seed| leaf(&numbers(seed, length * width, 1.0), [1, 1, length, width], DType::F32);
+    let input = |seed| leaf(&numbers(seed, length * width, 1.0), [1, 1, length, width], FUSED);
     let (key, value) = (input(2), input(3));
     let output = causal_attention(input(1), key.clone(), value.clone()).narrow(2, 0, 40);
     let gradients = backward(&output);
@@ -100,7 +112,7 @@ fn a_query_sees_no_later_key() {
 
 #[test]
 fn swapping_back_and_reshaping_the_output_copies_nothing() {
-    let input = |seed| leaf(&numbers(seed, 2 * 5 * 12, 1.0), [2, 5, 3, 4], DType::F32).swap_dims(1, 2).inner();
+    let input = |seed| leaf(&numbers(seed, 2 * 5 * 12, 1.0), [2, 5, 3, 4], FUSED).swap_dims(1, 2).inner();
     let output = causal_attention(input(1), input(2), input(3));
     let storage = |tensor: Tensor<4>| {
         let tensor = tensor.try_into_primitive::<burn::backend::Flex>().expect("it is on flex");
@@ -110,15 +122,15 @@ fn swapping_back_and_reshaping_the_output_copies_nothing() {
     assert_eq!(storage(output), storage(reshaped));
 }
 
-type SelfAttention = fn(Tensor<3>, [usize; 2], Option<[Tensor<2>; 2]>) -> Tensor<3>;
+pub(super) type SelfAttention = fn(Tensor<3>, [usize; 2], Option<[Tensor<2>; 2]>) -> Tensor<3>;
 
-fn of_projected(function: SelfAttention, case: Case, is_rotated: bool, dtype: DType) -> Outcome {
+fn of_projected(function: SelfAttention, case: Case, is_rotated: bool, on: On) -> Outcome {
     let Case { batch, heads, key_heads, queries: length, width, .. } = case;
     let row = (heads + 2 * key_heads) * width;
-    let projected = leaf(&numbers(1, batch * length * row, 1.0), [batch, length, row], dtype);
+    let projected = leaf(&numbers(1, batch * length * row, 1.0), [batch, length, row], on);
     let table = |function: fn(f32) -> f32| {
         let values: Vec<f32> = numbers(2, length * width / 2, 3.0).into_iter().map(function).collect();
-        constant(&values, [length, width / 2], dtype)
+        constant(&values, [length, width / 2], on)
     };
     let angles = is_rotated.then(|| [table(f32::cos), table(f32::sin)]);
     let output = function(projected.clone(), [heads, key_heads], angles);
@@ -126,26 +138,34 @@ fn of_projected(function: SelfAttention, case: Case, is_rotated: bool, dtype: DT
     vec![list(output), gradient(&projected, &gradients)]
 }
 
-#[test]
-fn attention_of_one_projection_is_the_composed_one_rotated_or_not() {
+pub(super) fn compare_projected(function: SelfAttention, on: On, tolerance: f64) {
     for case in CASES.into_iter().filter(|case| case.queries == case.keys) {
         for is_rotated in [false, true] {
             if is_rotated && !case.width.is_multiple_of(2) {
                 continue;
             }
-            let fused = of_projected(causal_self_attention, case, is_rotated, DType::F32);
-            let exact = of_projected(reference::causal_self_attention, case, is_rotated, DType::F64);
-            // As above; a rotation adds a few roundings of numbers up to √2.
-            assert_close(&fused, &exact, 3e-6);
+            let exact = of_projected(reference::causal_self_attention, case, is_rotated, EXACT);
+            assert_close(&of_projected(function, case, is_rotated, on), &exact, tolerance);
         }
     }
 }
 
 #[test]
+fn attention_of_one_projection_is_burns_rotated_or_not() {
+    // As above; a rotation adds a few roundings of numbers up to √2.
+    compare_projected(causal_self_attention, FUSED, 3e-6);
+    compare_projected(causal_self_attention, EXACT, ROUNDING);
+    compare_projected(causal_self_attention, HALF, HALF_ROUNDING);
+    let tiled: SelfAttention =
+        |projected, heads, angles| composed::causal_self_attention_by(4000, projected, heads, angles);
+    compare_projected(tiled, EXACT, ROUNDING);
+}
+
+#[test]
 fn a_projection_that_others_hold_is_not_rotated_in_place() {
-    let projected = leaf(&numbers(1, 24, 1.0), [1, 2, 12], DType::F32).inner();
+    let projected = leaf(&numbers(1, 24, 1.0), [1, 2, 12], FUSED).inner();
     let before = list(projected.clone());
-    let table = || constant(&[0.5; 4], [2, 2], DType::F32).inner();
+    let table = || constant(&[0.5; 4], [2, 2], FUSED).inner();
     causal_self_attention(projected.clone(), [1, 1], Some([table(), table()]));
     assert_eq!(list(projected), before);
 }
@@ -153,19 +173,19 @@ fn a_projection_that_others_hold_is_not_rotated_in_place() {
 #[test]
 #[should_panic(expected = "3 heads do not divide 10 numbers evenly")]
 fn a_projection_that_is_not_of_so_many_heads_is_refused() {
-    causal_self_attention(leaf(&[0.0; 10], [1, 1, 10], DType::F32), [1, 1], None);
+    causal_self_attention(leaf(&[0.0; 10], [1, 1, 10], FUSED), [1, 1], None);
 }
 
 #[test]
 #[should_panic(expected = "3 heads cannot share 2 key heads evenly")]
 fn heads_that_cannot_be_grouped_are_refused() {
-    let input = |heads| leaf(&vec![0.0; heads * 4], [1, heads, 2, 2], DType::F32);
+    let input = |heads| leaf(&vec![0.0; heads * 4], [1, heads, 2, 2], FUSED);
     causal_attention(input(3), input(2), input(2));
 }
 
 #[test]
 #[should_panic(expected = "2 queries, but only 1 keys")]
 fn more_queries_than_keys_are_refused() {
-    let input = |length: usize| leaf(&vec![0.0; length * 2], [1, 1, length, 2], DType::F32);
+    let input = |length: usize| leaf(&vec![0.0; length * 2], [1, 1, length, 2], FUSED);
     causal_attention(input(2), input(1), input(1));
 }

@@ -1,9 +1,10 @@
 use burn::tensor::Int;
 
 use super::{
-    DType, Outcome, Tensor, TensorData, assert_close, backward, constant, device, gradient, leaf, list, numbers,
+    EXACT, FUSED, On, Outcome, Tensor, TensorData, assert_close, backward, constant, device, gradient, leaf, list,
+    numbers,
 };
-use crate::{cross_entropy, linear_cross_entropy, reference};
+use crate::{composed, cross_entropy, linear_cross_entropy};
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -43,23 +44,23 @@ fn row_weights(case: Case) -> Vec<f32> {
     (0..case.rows).map(|row| [1.0, 0.5, 2.0, 0.0][row % 4]).collect()
 }
 
-fn of(function: Loss, case: Case, targets: &[i64], row_weights: &[f32], dtype: DType) -> Outcome {
+fn of(function: Loss, case: Case, targets: &[i64], row_weights: &[f32], on: On) -> Outcome {
     let Case { rows, width, vocabulary, padding, scale, is_transposed } = case;
-    let hidden = leaf(&numbers(1, rows * width, scale), [rows, width], dtype);
+    let hidden = leaf(&numbers(1, rows * width, scale), [rows, width], on);
     let shape = [vocabulary + padding, width];
     let values = numbers(2, shape[0] * width, 1.0);
-    let weight = if is_transposed { leaf(&values, [width, shape[0]], dtype) } else { leaf(&values, shape, dtype) };
+    let weight = if is_transposed { leaf(&values, [width, shape[0]], on) } else { leaf(&values, shape, on) };
     let seen = if is_transposed { weight.clone().transpose() } else { weight.clone() };
     let targets = Tensor::<1, Int>::from_data(TensorData::new(targets.to_vec(), [rows]), &device());
-    let loss = function(hidden.clone(), seen, targets, constant(row_weights, [rows], dtype), vocabulary);
+    let loss = function(hidden.clone(), seen, targets, constant(row_weights, [rows], on), vocabulary);
     // The loss's gradient is not 1, so that the backward has something to scale.
     let gradients = backward(&(loss.clone() * 3.0));
     vec![list(loss), gradient(&hidden, &gradients), gradient(&weight, &gradients)]
 }
 
 fn compare(case: Case, targets: &[i64], row_weights: &[f32], tolerance: f64) {
-    let fused = of(linear_cross_entropy, case, targets, row_weights, DType::F32);
-    let exact = of(reference::linear_cross_entropy, case, targets, row_weights, DType::F64);
+    let fused = of(linear_cross_entropy, case, targets, row_weights, FUSED);
+    let exact = of(composed::linear_cross_entropy, case, targets, row_weights, EXACT);
     assert_close(&fused, &exact, tolerance);
 }
 
@@ -84,10 +85,10 @@ fn large_logits_do_not_overflow() {
 #[test]
 fn a_row_that_is_masked_adds_nothing_to_the_loss_whatever_its_target() {
     let case = CASES[4];
-    let plain = of(linear_cross_entropy, case, &targets(case), &row_weights(case), DType::F32);
+    let plain = of(linear_cross_entropy, case, &targets(case), &row_weights(case), FUSED);
     let mut odd = targets(case);
     odd.iter_mut().skip(3).step_by(4).for_each(|target| *target = -100);
-    let fused = of(linear_cross_entropy, case, &odd, &row_weights(case), DType::F32);
+    let fused = of(linear_cross_entropy, case, &odd, &row_weights(case), FUSED);
     assert_eq!(fused, plain);
     let masked = fused[1].chunks(case.width).skip(3).step_by(4).flatten();
     assert!(masked.copied().all(|number| number == 0.0));
@@ -96,15 +97,15 @@ fn a_row_that_is_masked_adds_nothing_to_the_loss_whatever_its_target() {
 #[test]
 fn without_a_row_that_counts_loss_and_gradients_are_zero() {
     let case = CASES[2];
-    for list in of(linear_cross_entropy, case, &targets(case), &vec![0.0; case.rows], DType::F32) {
+    for list in of(linear_cross_entropy, case, &targets(case), &vec![0.0; case.rows], FUSED) {
         assert!(!list.is_empty() && list.iter().all(|number| *number == 0.0));
     }
 }
 
 #[test]
 fn a_weight_of_swapped_dimensions_gets_a_gradient_that_lies_as_it_does() {
-    let weight = leaf(&numbers(1, 12, 1.0), [3, 4], DType::F32);
-    let (hidden, counts) = (leaf(&numbers(2, 6, 1.0), [2, 3], DType::F32), constant(&[1.0; 2], [2], DType::F32));
+    let weight = leaf(&numbers(1, 12, 1.0), [3, 4], FUSED);
+    let (hidden, counts) = (leaf(&numbers(2, 6, 1.0), [2, 3], FUSED), constant(&[1.0; 2], [2], FUSED));
     let targets = Tensor::<1, Int>::from_data([0, 3], &device());
     let gradients = linear_cross_entropy(hidden, weight.clone().transpose(), targets, counts, 4).backward();
     let gradient = weight.grad(&gradients).expect("the weight is a leaf");
@@ -116,12 +117,12 @@ fn a_weight_of_swapped_dimensions_gets_a_gradient_that_lies_as_it_does() {
 #[should_panic(expected = "the target of row 1 is 17, not in the vocabulary of 17")]
 fn a_target_that_is_no_token_is_refused() {
     let case = CASES[2];
-    of(linear_cross_entropy, case, &[0, 17, 0, 0, 0], &[1.0; 5], DType::F32);
+    of(linear_cross_entropy, case, &[0, 17, 0, 0, 0], &[1.0; 5], FUSED);
 }
 
-fn of_logits(function: fn(Tensor<2>, Tensor<1, Int>) -> Tensor<1>, case: Case, dtype: DType) -> Outcome {
+fn of_logits(function: fn(Tensor<2>, Tensor<1, Int>) -> Tensor<1>, case: Case, on: On) -> Outcome {
     let Case { rows, vocabulary, scale, .. } = case;
-    let logits = leaf(&numbers(1, rows * vocabulary, scale), [rows, vocabulary], dtype);
+    let logits = leaf(&numbers(1, rows * vocabulary, scale), [rows, vocabulary], on);
     let targets = Tensor::<1, Int>::from_data(TensorData::new(targets(case), [rows]), &device());
     let loss = function(logits.clone(), targets);
     let gradients = backward(&(loss.clone() * 3.0));
@@ -133,9 +134,9 @@ fn the_loss_of_logits_and_its_gradient_are_the_composed_ones() {
     for case in CASES {
         for scale in [1.0, 1000.0] {
             let case = Case { scale, ..case };
-            let fused = of_logits(cross_entropy, case, DType::F32);
+            let fused = of_logits(cross_entropy, case, FUSED);
             // Logits are exact here; a probability has an error of a few roundings.
-            assert_close(&fused, &of_logits(reference::cross_entropy, case, DType::F64), 1e-6);
+            assert_close(&fused, &of_logits(composed::cross_entropy, case, EXACT), 1e-6);
         }
     }
 }
@@ -144,5 +145,5 @@ fn the_loss_of_logits_and_its_gradient_are_the_composed_ones() {
 #[should_panic(expected = "the target of row 0 is 2, not one of 2 classes")]
 fn a_target_that_is_no_class_is_refused() {
     let targets = Tensor::<1, Int>::from_data([2], &device());
-    cross_entropy(leaf(&[0.0; 2], [1, 2], DType::F32), targets);
+    cross_entropy(leaf(&[0.0; 2], [1, 2], FUSED), targets);
 }

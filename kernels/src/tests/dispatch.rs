@@ -3,7 +3,7 @@
 use burn::tensor::{Int, TensorData};
 use rayon::ThreadPoolBuilder;
 
-use super::{DType, Device, Gradients, Outcome, Tensor, backward, constant, device, gradient, leaf, list, numbers};
+use super::{DType, Device, Gradients, On, Outcome, Tensor, backward, constant, device, gradient, leaf, list, numbers};
 use crate::{
     causal_attention, causal_self_attention, gelu, gelu_tanh, is_fused, layer_norm, linear, linear_cross_entropy,
     rms_norm, rotate, swiglu,
@@ -127,7 +127,7 @@ fn a_parameter_that_needs_no_gradient_gets_none_and_the_others_theirs() {
 
 #[test]
 fn a_gradient_that_two_operations_share_is_not_overwritten() {
-    let x = || leaf(&numbers(1, 100, 1.0), [100], DType::F32);
+    let x = || leaf(&numbers(1, 100, 1.0), [100], On::Flex(DType::F32));
     let alone = x();
     let expected = gradient(&alone, &backward(&gelu(alone.clone())));
     let (a, b) = (x(), x());
@@ -138,7 +138,7 @@ fn a_gradient_that_two_operations_share_is_not_overwritten() {
 
 #[test]
 fn only_single_precision_on_flex_is_fused() {
-    let tensor = |dtype| constant(&[1.0], [1], dtype);
+    let tensor = |dtype| constant(&[1.0], [1], On::Flex(dtype));
     assert!(is_fused(&tensor(DType::F32)) && is_fused(&tensor(DType::F32).inner()));
     assert!(!is_fused(&tensor(DType::F64)) && !is_fused(&tensor(DType::BF16)));
     // The others run all the same.

@@ -1,6 +1,6 @@
 use rayon::ThreadPoolBuilder;
 
-use super::{DType, GENERATOR, backward, constant, device, gradient, leaf, list, numbers};
+use super::{EXACT, FUSED, GENERATOR, backward, constant, device, gradient, leaf, list, numbers};
 use crate::dropout;
 
 const COUNT: usize = 100_000;
@@ -8,7 +8,7 @@ const COUNT: usize = 100_000;
 /// Whether each of many ones is kept, after a seed of the device.
 fn kept(probability: f64, seed: u64) -> Vec<bool> {
     device().seed(seed);
-    let output = list(dropout(constant(&[1.0; COUNT], [COUNT], DType::F32), probability));
+    let output = list(dropout(constant(&[1.0; COUNT], [COUNT], FUSED), probability));
     let scale = f64::from((1.0 / (1.0 - probability)) as f32);
     output.iter().for_each(|number| assert!(*number == 0.0 || *number == scale, "{number}"));
     output.iter().map(|number| *number != 0.0).collect()
@@ -39,7 +39,7 @@ fn elements_are_dropped_at_random_by_the_seed_on_any_number_of_threads() {
 #[test]
 fn each_call_draws_anew_and_the_gradient_is_dropped_where_the_output_is() {
     let _alone = GENERATOR.lock();
-    let x = leaf(&numbers(1, COUNT, 1.0), [COUNT], DType::F32);
+    let x = leaf(&numbers(1, COUNT, 1.0), [COUNT], FUSED);
     let (first, second) = (dropout(x.clone(), 0.5), dropout(x.clone(), 0.5));
     assert_ne!(list(first.clone()), list(second));
     let gradient = gradient(&x, &backward(&first));
@@ -51,12 +51,12 @@ fn each_call_draws_anew_and_the_gradient_is_dropped_where_the_output_is() {
 #[test]
 fn other_precisions_are_dropped_too() {
     let _alone = GENERATOR.lock();
-    let output = list(dropout(constant(&[1.0; 1000], [1000], DType::F64), 0.5));
+    let output = list(dropout(constant(&[1.0; 1000], [1000], EXACT), 0.5));
     assert!(output.iter().all(|number| [0.0, 2.0].contains(number)) && output.contains(&0.0) && output.contains(&2.0));
 }
 
 #[test]
 #[should_panic(expected = "the probability 1 is not in [0, 1)")]
 fn a_probability_of_one_is_refused() {
-    dropout(constant(&[1.0], [1], DType::F32), 1.0);
+    dropout(constant(&[1.0], [1], FUSED), 1.0);
 }

@@ -1,7 +1,7 @@
-//! Each fused operation against the composed one, in value and gradients.
+//! Each operation against the one that burn's autodiff composes, in value and gradients.
 //!
-//! The composed ones run in double precision on the same inputs, so a difference is the error of the fused one, and a
-//! tolerance can be argued from the rounding of `f32`, 6·10⁻⁸ of a number.
+//! The latter runs in double precision on the same inputs, so a difference is the error of the former, and a tolerance can
+//! be argued from the rounding of `f32`, 6·10⁻⁸ of a number. In double precision the composed ones of this crate run too.
 
 mod activation;
 mod adam;
@@ -9,6 +9,8 @@ mod attention;
 mod cross_entropy;
 mod dispatch;
 mod dropout;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
 mod linear;
 mod norm;
 mod rotation;
@@ -23,6 +25,39 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// Lists of numbers: those of an output, and those of the gradients of the inputs.
 type Outcome = Vec<Vec<f64>>;
+
+/// Where tensors are, and what their numbers are.
+#[derive(Clone, Copy, Debug)]
+enum On {
+    Flex(DType),
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    Gpu,
+}
+
+/// Where the fused operations run.
+const FUSED: On = On::Flex(DType::F32);
+/// Where the composed ones run, those with a backward of their own too, and rounding is nothing beside that of `f32`.
+const EXACT: On = On::Flex(DType::F64);
+/// Where the composed ones round most.
+const HALF: On = On::Flex(DType::BF16);
+
+impl On {
+    fn device(self) -> Device {
+        match self {
+            Self::Flex(_) => device(),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            Self::Gpu => gpu::device(),
+        }
+    }
+
+    fn dtype(self) -> DType {
+        match self {
+            Self::Flex(dtype) => dtype,
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            Self::Gpu => DType::F32,
+        }
+    }
+}
 
 fn device() -> Device {
     Device::flex().autodiff()
@@ -41,18 +76,19 @@ pub(crate) fn numbers(seed: u64, count: usize, scale: f32) -> Vec<f32> {
 }
 
 /// A tensor of the numbers whose gradient is wanted.
-fn leaf<const D: usize>(values: &[f32], shape: [usize; D], dtype: DType) -> Tensor<D> {
-    constant(values, shape, dtype).require_grad()
+fn leaf<const D: usize>(values: &[f32], shape: [usize; D], on: On) -> Tensor<D> {
+    constant(values, shape, on).require_grad()
 }
 
-fn constant<const D: usize>(values: &[f32], shape: [usize; D], dtype: DType) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&device(), dtype))
+fn constant<const D: usize>(values: &[f32], shape: [usize; D], on: On) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&on.device(), on.dtype()))
 }
 
 /// Backward from an output whose gradients are numbers between −1 and 1.
 fn backward<const D: usize>(output: &Tensor<D>) -> Gradients {
     let shape = output.dims();
-    let gradient = constant(&numbers(99, shape.iter().product(), 1.0), shape, output.dtype());
+    let values = TensorData::new(numbers(99, shape.iter().product(), 1.0), shape);
+    let gradient = Tensor::from_data(values, (&output.device(), output.dtype()));
     (output.clone() * gradient).sum().backward()
 }
 
@@ -63,6 +99,14 @@ fn list<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 fn gradient<const D: usize>(tensor: &Tensor<D>, gradients: &Gradients) -> Vec<f64> {
     list(tensor.grad(gradients).expect("the tensor is a leaf of the graph"))
 }
+
+/// How far composed operations in double precision are apart: sums of some hundred products with a rounding of 1.1·10⁻¹⁶ each,
+/// and burn's error function, which has the coefficients of one in double precision.
+const ROUNDING: f64 = 1e-12;
+
+/// And how far in bfloat16: inputs, outputs, and what a product of matrices is given and gives have a rounding of 2⁻⁹ each, of
+/// numbers of up to a few times the largest that is compared.
+const HALF_ROUNDING: f64 = 0.03;
 
 /// Compares each list, by the largest number of the exact one or 1: the inputs are of that size.
 fn assert_close(fused: &Outcome, exact: &Outcome, tolerance: f64) {

@@ -1,4 +1,4 @@
-use super::{DType, Tensor, constant, list, numbers};
+use super::{DType, On, Tensor, constant, list, numbers};
 use crate::sum_of_squares;
 
 #[test]
@@ -7,7 +7,7 @@ fn the_sum_of_squares_is_that_of_all_numbers_wherever_they_lie() {
         let values = numbers(1, shape[0] * shape[1], 1.0);
         let exact: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
         for dtype in [DType::F32, DType::F64] {
-            let tensor: Tensor<2> = constant(&values, shape, dtype);
+            let tensor: Tensor<2> = constant(&values, shape, On::Flex(dtype));
             for tensor in [tensor.clone(), tensor.clone().inner(), tensor.transpose()] {
                 let sum = list(sum_of_squares(tensor))[0];
                 // A sum of positive numbers in 32 lanes of at most 512 each: so many roundings, which mostly cancel.

@@ -237,7 +237,7 @@ mod tests {
         assert!(half.1 == mixed.1 && mixed.1 < full.1 * 3 / 4, "{mixed:?} {full:?}");
         // Of 12 blocks one is kept, and 768 numbers of each.
         let recomputed = estimate(Precision::F32, true);
-        let block = 4 * 8192 * (8 * 768 + 2 * 768 + 5 * 3072 + 2 * 12 * 1024);
+        let block = 4 * 8192 * (6 * 768 + 2 * 768 + 12 + 2 * 3072);
         assert_eq!((recomputed.0, full.1 - recomputed.1), (full.0, 11 * block - 12 * 4 * 8192 * 768));
     }
 

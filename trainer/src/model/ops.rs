@@ -8,7 +8,9 @@ use burn::{
 };
 use burn_fused_ops::is_fused;
 pub(super) use burn_fused_ops::{
-    causal_self_attention, gelu, gelu_tanh, layer_norm, linear_cross_entropy, reference::CHUNK_LOGITS, rms_norm, swiglu,
+    causal_self_attention,
+    composed::{CHUNK_LOGITS, TILE_SCORES},
+    gelu, gelu_tanh, layer_norm, linear_cross_entropy, rms_norm, swiglu,
 };
 
 /// Whether the operations on a device are fused ones.

@@ -24,14 +24,13 @@ pub fn parameter_count(config: &TransformerConfig, vocabulary: u32) -> u64 {
 /// What the forward pass of a training keeps for the backward pass.
 ///
 /// With n = batch · context tokens, widths as at [`parameter_count`], and GELU (SwiGLU: one more u):
-/// - in each block, for each token, where the operations are fused: 6w + 2s for normalizations, queries, keys, values and the
-///   inputs of linear layers, one number per head, and 2u inside the feed-forward layer;
-/// - where they are composed of elementary ones: 4w + 2s (w + s more with rotary positions, 3w more with dropout), 5u, and heads ·
-///   context for attention in the precision of the computation, and in 32-bit floats 4w for normalizations and heads · context
-///   for the exponentials of attention;
+/// - in each block, for each token: 6w + 2s for normalizations, queries, keys, values and the inputs of linear layers, one
+///   number per head, and 2u inside the feed-forward layer; where the operations are not fused 2w more with dropout;
 /// - 4w for each token before and after the blocks;
-/// - the logits of the chunk of tokens that the loss is computed on at a time, where nothing is fused with two tensors as
-///   large, and a gradient of the vocabulary's matrix, in 32-bit floats; and where 16 bits are computed in, that matrix too.
+/// - the logits of the chunk of tokens that the loss is computed on at a time, and a gradient of the vocabulary's matrix, in
+///   32-bit floats; and where 16 bits are computed in, that matrix too;
+/// - where nothing is fused, two tensors as large as those logits, and the scores of attention of the tile of queries that is
+///   computed at a time with two as large.
 ///
 /// With activation checkpointing that is kept of one block at a time, and of each block only the w that go in.
 /// What surely is kept are the inputs of the linear layers: 3w + u.
@@ -103,23 +102,19 @@ impl<'a> Sizes<'a> {
         let (tokens, heads, context) = (self.tokens(workload), u128::from(config.heads), u128::from(config.context));
         let (number, float) = (u128::from(workload.number()), u128::from(FLOAT));
         let gated = if config.activation == TransformerActivation::SwiGLU { units } else { 0 };
-        let dropout = if config.dropout > 0.0 { 3 * width } else { 0 };
-        let rotated = match config.positions {
-            PositionEncoding::Learned => 0,
-            PositionEncoding::Rotary(_) => width + shared,
-        };
+        let kept = 6 * width + 2 * shared + heads + 2 * units + gated;
         let logits = tokens * vocabulary;
-        let (block, logits) = if workload.is_fused {
-            let numbers = 6 * width + 2 * shared + heads + 2 * units + gated;
-            (numbers * number, logits.min(FUSED_LOGITS))
+        let (kept, passing) = if workload.is_fused {
+            (kept, logits.min(FUSED_LOGITS))
         } else {
-            let attention = heads * context;
-            let narrow = 4 * width + 2 * shared + rotated + 5 * units + attention + dropout;
-            (narrow * number + (4 * width + attention) * float, 3 * logits.min(ops::CHUNK_LOGITS as u128))
+            let masks = if config.dropout > 0.0 { 2 * width } else { 0 };
+            let scores = tokens.saturating_mul(heads * context).min(ops::TILE_SCORES as u128);
+            (kept + masks, 3 * (logits.min(ops::CHUNK_LOGITS as u128) + scores))
         };
+        let block = kept * number;
         let matrices = if number == float { 1 } else { 2 };
         let blocks = if workload.activation_checkpointing { layers * width * number + block } else { layers * block };
-        let ends = 4 * width * tokens * number + (logits + matrices * vocabulary * width) * float;
+        let ends = 4 * width * tokens * number + (passing + matrices * vocabulary * width) * float;
         tokens.saturating_mul(blocks).saturating_add(ends)
     }
 
@@ -205,8 +200,10 @@ mod tests {
         // For each of 1024 tokens 12 blocks, and 4·768 outside of them.
         let gpt2 = preset(Preset::Gpt2);
         let least = 1024 * 12 * (3 * 768 + 3072);
-        assert_eq!(growth(&gpt2, true), (1024 * (12 * (6 * 768 + 2 * 768 + 12 + 2 * 3072) + 4 * 768), least));
-        assert_eq!(growth(&gpt2, false), (1024 * (12 * (8 * 768 + 2 * 768 + 5 * 3072 + 24 * 1024) + 4 * 768), least));
+        let kept = 1024 * (12 * (6 * 768 + 2 * 768 + 12 + 2 * 3072) + 4 * 768);
+        assert_eq!([growth(&gpt2, true), growth(&gpt2, false)], [(kept, least); 2]);
+        let dropping = TransformerConfig { dropout: 0.1, ..gpt2 };
+        assert_eq!([growth(&dropping, true).0, growth(&dropping, false).0], [kept, kept + 1024 * 12 * 2 * 768]);
         let smollm = preset(Preset::SmolLm2);
         let block = 6 * 576 + 2 * 192 + 9 + 3 * 1536;
         assert_eq!(growth(&smollm, true).0, 8192 * (30 * block + 4 * 576));

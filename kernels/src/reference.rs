@@ -1,22 +1,10 @@
-//! The same operations composed of burn's own.
-//!
-//! They run on every device and in every precision, and are what the functions of this crate do where the fused
-//! operations cannot run. Of half-precision numbers, sums, exponentials and logarithms are taken in `f32`.
-
-mod cross_entropy;
-#[cfg(test)]
-mod tests;
+//! The operations that have a backward of their own, as burn's autodiff composes theirs: what both others are measured by.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-use burn::tensor::{Bool, DType, Distribution, Tensor, activation, module};
+use burn::tensor::{Bool, Tensor, activation, module};
 
-pub use self::cross_entropy::{CHUNK_LOGITS, cross_entropy, linear_cross_entropy};
-
-/// [`linear`](crate::linear).
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    module::linear(x, weight, bias)
-}
+use crate::composed::{rotate, wide};
 
 /// [`gelu`](crate::gelu), by the error function.
 ///
@@ -37,13 +25,6 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     activation::silu(gate) * up
 }
 
-/// [`dropout`](crate::dropout).
-pub fn dropout<const D: usize>(x: Tensor<D>, probability: f64) -> Tensor<D> {
-    let kept = 1.0 - probability;
-    let mask = x.random_like(Distribution::Bernoulli(kept));
-    x * mask * (1.0 / kept)
-}
-
 /// [`layer_norm`](crate::layer_norm).
 pub fn layer_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Option<Tensor<1>>, epsilon: f64) -> Tensor<D> {
     let dtype = x.dtype();
@@ -56,15 +37,6 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, epsilon: f64) -> 
     let x = wide(x);
     let root = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt();
     (x / root).cast(dtype) * gain.unsqueeze()
-}
-
-/// [`rotate`](crate::rotate).
-pub fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
-    let [_, half] = cos.dims();
-    let [cos, sin] = [cos, sin].map(|table| table.detach().cast(x.dtype()).unsqueeze::<4>());
-    let (left, right) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-    let turned = left.clone() * cos.clone() - right.clone() * sin.clone();
-    Tensor::cat(vec![turned, right * cos + left * sin], 3)
 }
 
 /// [`causal_attention`](crate::causal_attention).
@@ -101,12 +73,4 @@ pub fn causal_self_attention(
         None => (query, key),
     };
     causal_attention(query, key, value).swap_dims(1, 2).reshape([batch, length, heads * width])
-}
-
-/// Half precision in `f32`.
-fn wide<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match x.dtype() {
-        DType::F16 | DType::BF16 => x.cast(DType::F32),
-        _ => x,
-    }
 }

@@ -1,0 +1,90 @@
+//! The composed operations on a GPU, where burn's fusion makes kernels of them.
+//!
+//! Its exponentials, error functions and divisions are off by a few units in the last place, and an exponential by some more
+//! of a large argument, so that the tolerances of the fused ones are taken times 10. On an NVIDIA GPU products of matrices may
+//! be of the 11 bits of TF32: each factor is off by up to 1/2048.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::DeviceType;
+
+use super::{Device, On, Tensor, activation, attention, leaf, norm, numbers};
+use crate::{causal_attention, causal_self_attention, composed, gelu, reference};
+
+const PRODUCTS: f64 = if cfg!(feature = "cuda") { 5e-3 } else { 3e-5 };
+
+pub(super) fn device() -> Device {
+    #[cfg(feature = "cuda")]
+    let api = DeviceType::Cuda;
+    #[cfg(not(feature = "cuda"))]
+    let api = DeviceType::Wgpu;
+    let first = Device::enumerate(api).into_vec().into_iter().next();
+    first.expect("a driver shows a GPU").autodiff()
+}
+
+/// Held while a test uses the GPU: the memory in use is that of the whole process.
+fn alone() -> MutexGuard<'static, ()> {
+    static GPU: Mutex<()> = Mutex::new(());
+    GPU.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn activations_are_burns() {
+    let _alone = alone();
+    activation::compare_gelu(On::Gpu, 4e-6);
+    activation::compare_gelu_tanh(On::Gpu, 5e-6);
+    activation::compare_swiglu(On::Gpu, 6e-6);
+}
+
+#[test]
+fn normalizations_are_burns() {
+    let _alone = alone();
+    norm::compare_layer_norm(On::Gpu, 10.0 * norm::TOLERANCE);
+    norm::compare_rms_norm(On::Gpu, 10.0 * norm::TOLERANCE);
+}
+
+#[test]
+fn attention_is_burns_by_tiles_of_any_size() {
+    let _alone = alone();
+    attention::compare(causal_attention, On::Gpu, 1.0, PRODUCTS);
+    let tiled: attention::Attention = |query, key, value| composed::causal_attention_by(4000, query, key, value);
+    attention::compare(tiled, On::Gpu, 1.0, PRODUCTS);
+}
+
+#[test]
+fn attention_of_one_projection_is_burns() {
+    let _alone = alone();
+    attention::compare_projected(causal_self_attention, On::Gpu, PRODUCTS);
+}
+
+/// The bytes on the GPU after the forward of an operation on three tensors of 256 KiB, which its backward waits for.
+fn kept(operation: impl Fn([Tensor<4>; 3]) -> Tensor<4>) -> u64 {
+    let device = device();
+    let used = || {
+        device.sync().expect("the GPU works");
+        device.memory_pool_usage().expect("it knows its memory").bytes_in_use
+    };
+    let inputs = [1, 2, 3].map(|seed| leaf(&numbers(seed, 65_536, 1.0), [1, 8, 512, 16], On::Gpu));
+    let before = used();
+    let output = operation(inputs.clone());
+    let kept = used() - before;
+    // What is dropped is given back when the device is waited for.
+    drop(output);
+    used();
+    kept
+}
+
+#[test]
+fn attention_keeps_no_scores_and_an_activation_no_more_than_its_input_for_the_backward() {
+    let _alone = alone();
+    // 8 heads have 8 · 512² scores, 8 MiB; the output is 256 KiB, the sums 16.
+    let ours = kept(|[query, key, value]| causal_attention(query, key, value));
+    let burns = kept(|[query, key, value]| reference::causal_attention(query, key, value));
+    println!("attention keeps {ours} bytes, burn's {burns}");
+    assert!(ours < 1 << 20 && burns > 8 << 20, "{ours}, {burns}");
+    // The output, and what is between for burn's.
+    let ours = kept(|[x, ..]| gelu(x));
+    let burns = kept(|[x, ..]| reference::gelu(x));
+    println!("GELU keeps {ours} bytes, burn's {burns}");
+    assert!(ours < 300 << 10 && burns > 500 << 10, "{ours}, {burns}");
+}
