@@ -28,8 +28,7 @@ pub(crate) trait Operation<B: Backend, const N: usize>: Clone + Debug + Send + '
     /// What its backward needs.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The output, and what to save for the gradients that will be asked for, whatever the strategy for checkpoints:
-    /// nothing here is cheap to compute again.
+    /// The output, and what to save for the gradients that will be asked for, whatever the strategy for checkpoints.
     fn forward(&self, inputs: [FloatTensor<B>; N], needed: [bool; N]) -> (FloatTensor<B>, Self::Saved);
 
     /// The gradients with respect to the inputs, from that of the output. One that is not needed may be left out.

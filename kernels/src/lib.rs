@@ -5,8 +5,8 @@
 //!
 //! The functions take and return burn's [`Tensor`](burn::tensor::Tensor)s. Where all float inputs are `f32` on the
 //! backend flex, with or without autodiff, a fused operation runs, on all threads of the current rayon pool. Everywhere
-//! else (CUDA, Vulkan, other precisions) it is composed of burn's own operations, as in [`composed`], with a backward that
-//! keeps no more than it needs; burn's fusion makes kernels of them. So the same model runs on every device.
+//! else (CUDA, Vulkan, other precisions) it is composed of burn's own operations, of which burn's fusion makes kernels, and
+//! has a backward of its own where that keeps less: see [`composed`]. So the same model runs on every device.
 //!
 //! The results are the same to the last bit each time, however many threads there are: the work is cut into pieces by
 //! the shapes alone, and partial sums are added in order. They differ from the composed operations by rounding.
@@ -24,6 +24,7 @@ mod linear;
 mod math;
 mod matrix;
 mod norm;
+#[doc(hidden)] // what the tests and the example measure by
 pub mod reference;
 mod rotation;
 mod squares;

@@ -67,7 +67,7 @@ impl<const D: usize> Gelu<D> {
 impl<const D: usize> Composed<1> for Gelu<D> {
     type Saved = Tensor<D>;
 
-    fn forward(&self, [x]: [DispatchTensor; 1]) -> (DispatchTensor, Tensor<D>) {
+    fn forward(&self, [x]: [DispatchTensor; 1], _: [bool; 1]) -> (DispatchTensor, Tensor<D>) {
         let x = Tensor::<D>::from_dispatch(x);
         let number = wide(x.clone());
         let output = number.clone() * self.distribution(number);
@@ -90,7 +90,7 @@ struct SwiGlu<const D: usize>;
 impl<const D: usize> Composed<2> for SwiGlu<D> {
     type Saved = [Tensor<D>; 2];
 
-    fn forward(&self, inputs: [DispatchTensor; 2]) -> (DispatchTensor, [Tensor<D>; 2]) {
+    fn forward(&self, inputs: [DispatchTensor; 2], _: [bool; 2]) -> (DispatchTensor, [Tensor<D>; 2]) {
         let inputs = inputs.map(Tensor::<D>::from_dispatch);
         let [gate, up] = inputs.clone().map(wide);
         let output = activation::sigmoid(gate.clone()) * gate * up;
@@ -98,12 +98,12 @@ impl<const D: usize> Composed<2> for SwiGlu<D> {
     }
 
     fn backward(self, inputs: [Tensor<D>; 2], gradient: DispatchTensor, _: [bool; 2]) -> [Option<DispatchTensor>; 2] {
-        let dtype = inputs[0].dtype();
+        let [gate_dtype, up_dtype] = inputs.each_ref().map(Tensor::dtype);
         let ([gate, up], gradient) = (inputs.map(wide), wide(Tensor::<D>::from_dispatch(gradient)));
         let rising = activation::sigmoid(gate.clone());
         let slope = (gate.clone() * (rising.clone() * -1.0 + 1.0) + 1.0) * rising.clone();
         let of_gate = gradient.clone() * up * slope;
         let of_up = gradient * gate * rising;
-        [of_gate, of_up].map(|gradient| Some(gradient.cast(dtype).into_dispatch()))
+        [of_gate.cast(gate_dtype), of_up.cast(up_dtype)].map(|gradient| Some(gradient.into_dispatch()))
     }
 }

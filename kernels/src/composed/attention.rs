@@ -1,10 +1,10 @@
-//! Attention by tiles of queries, whose scores are computed again in the backward.
+//! Attention by tiles, whose scores are computed again in the backward.
 
 use std::ops::Range;
 
 use burn::{
     backend::DispatchTensor,
-    tensor::{Bool, Tensor, s},
+    tensor::{Int, Tensor, TensorData, s},
 };
 
 use super::{Composed, rotate, run, wide};
@@ -13,7 +13,11 @@ use super::{Composed, rotate, run, wide};
 /// them.
 pub const TILE_SCORES: usize = 64 << 20;
 
-/// Of as many queries, or of a multiple of them, a tile is, so that the products are of sizes that GPUs like.
+/// The queries of a tile, if as many fit: of more, more scores are of later keys and computed in vain; of fewer, the products
+/// are small, and the gradients of the keys are added to more often.
+const ROWS: usize = 512;
+
+/// Of a multiple of them a smaller tile is: GPUs like products of such sizes.
 const EVEN: usize = 64;
 
 /// [`causal_attention`](crate::causal_attention).
@@ -47,17 +51,20 @@ pub(crate) fn causal_self_attention_by(
     Tensor::from_dispatch(run(CausalSelfAttention { tiles, angles }, [projected.into_dispatch()]))
 }
 
-/// The queries of all heads, some at a time.
+/// Some sequences' queries of all heads at a time.
 #[derive(Clone, Copy, Debug)]
 struct Tiles {
+    batch: usize,
     heads: usize,
     key_heads: usize,
     queries: usize,
     keys: usize,
     /// Of a query or a key.
     width: usize,
-    /// Queries of a tile.
-    length: usize,
+    /// Sequences of a tile.
+    sequences: usize,
+    /// Queries of each.
+    rows: usize,
 }
 
 /// Query, key and value.
@@ -65,140 +72,190 @@ type Inputs = [Tensor<4>; 3];
 
 impl Tiles {
     fn new([batch, heads, queries, width]: [usize; 4], [_, key_heads, keys, _]: [usize; 4], scores: usize) -> Self {
-        let most = (scores / (batch * heads * keys).max(1)).clamp(1, queries.max(1));
-        let even = if most < EVEN { 1 } else { EVEN };
-        let count = queries.div_ceil(most - most % even).max(1);
-        let length = queries.div_ceil(count).next_multiple_of(even).max(1);
-        Self { heads, key_heads, queries, keys, width, length }
+        let fitting = (scores / (heads * keys).max(1)).max(1);
+        let rows = match queries.clamp(1, ROWS) {
+            rows if rows <= fitting => rows,
+            _ if fitting < EVEN => fitting,
+            _ => fitting - fitting % EVEN,
+        };
+        let sequences = (fitting / rows).clamp(1, batch.max(1));
+        Self { batch, heads, key_heads, queries, keys, width, sequences, rows }
     }
 
-    fn ranges(self) -> impl DoubleEndedIterator<Item = Range<usize>> {
-        (0..self.queries).step_by(self.length).map(move |first| first..self.queries.min(first + self.length))
+    /// The sequences that are taken at a time.
+    fn sequences(self) -> impl Iterator<Item = Range<usize>> {
+        parts(self.batch, self.sequences)
     }
 
-    /// How many keys the last query of a tile sees: what the others do not see of them is masked.
-    fn visible(self, tile: &Range<usize>) -> usize {
-        self.keys - self.queries + tile.end
+    /// Which key each query stands at, and each key, `[1, 1, 1, keys]`: the last query stands at the last key.
+    fn positions(self, like: &Tensor<4>) -> Tensor<4, Int> {
+        let positions: Vec<i32> = (0..self.keys as i32).collect();
+        Tensor::from_data(TensorData::new(positions, [1, 1, 1, self.keys]), &like.device())
     }
 
     fn scale(self) -> f64 {
         1.0 / (self.width as f64).sqrt()
     }
 
-    /// The heads that share keys are one after another, so their rows are one matrix, and no key is repeated:
-    /// `[batch, heads, rows, …]` as `[batch, key heads, group · rows, …]`.
-    fn by_key_head(self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, _, rows, columns] = x.dims();
-        x.reshape([batch, self.key_heads, self.heads / self.key_heads * rows, columns])
-    }
-
-    /// And back.
-    fn by_head(self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, _, rows, columns] = x.dims();
-        x.reshape([batch, self.heads, rows * self.key_heads / self.heads, columns])
-    }
-
-    /// Those of a tile of scaled queries, `[batch, heads, rows, visible keys]`, -∞ for a later key: exactly 0 after softmax.
-    /// Each query sees a key, so no row is without a number.
-    fn scores(self, query: &Tensor<4>, key: &Tensor<4>, tile: &Range<usize>) -> Tensor<4> {
-        let (rows, visible) = (tile.len(), self.visible(tile));
-        let key = key.clone().narrow(2, 0, visible).swap_dims(2, 3);
-        let scores = wide(self.by_head(self.by_key_head(rows_of(query, tile)).matmul(key)));
-        if rows == 1 {
-            return scores;
-        }
-        let later = Tensor::<2, Bool>::tril_mask([rows, visible], (visible - rows) as i64, &scores.device());
-        scores.mask_fill(later.unsqueeze::<4>(), f32::NEG_INFINITY)
-    }
-
     /// The output, and per query the logarithm of the sum of e^score, `[batch, heads, queries, 1]`.
-    fn forward(self, [query, key, value]: Inputs) -> (Tensor<4>, Tensor<4>) {
-        let query = query * self.scale();
-        let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
-        for tile in self.ranges() {
+    fn forward(self, inputs: Inputs, positions: &Tensor<4, Int>) -> [Tensor<4>; 2] {
+        let outputs = self.sequences().map(|range| {
+            let inputs = inputs.each_ref().map(|x| of_sequences(x, &range));
+            Sequences { tiles: self, positions }.forward(inputs)
+        });
+        join(outputs, 0)
+    }
+
+    /// The gradients of the inputs, each of its input's precision.
+    fn backward(self, saved: &Saved, gradient: &Tensor<4>) -> Inputs {
+        let gradients = self.sequences().map(|range| {
+            let inputs = saved.inputs.each_ref().map(|x| of_sequences(x, &range));
+            let [log_sums, gradient] = [&saved.log_sums, gradient].map(|x| of_sequences(x, &range));
+            Sequences { tiles: self, positions: &saved.positions }.backward(inputs, &log_sums, &gradient)
+        });
+        join(gradients, 0)
+    }
+}
+
+/// What the backward needs of the forward.
+#[derive(Clone, Debug)]
+struct Saved {
+    inputs: Inputs,
+    log_sums: Tensor<4>,
+    positions: Tensor<4, Int>,
+}
+
+/// Some sequences, whose queries are taken some at a time.
+#[derive(Clone, Copy)]
+struct Sequences<'a> {
+    tiles: Tiles,
+    positions: &'a Tensor<4, Int>,
+}
+
+impl Sequences<'_> {
+    fn forward(self, [query, key, value]: Inputs) -> [Tensor<4>; 2] {
+        let query = query * self.tiles.scale();
+        let outputs = parts(self.tiles.queries, self.tiles.rows).map(|tile| {
             let scores = self.scores(&query, &key, &tile);
             let largest = scores.clone().max_dim(3);
             let exponentials = (scores - largest.clone()).exp();
             let sums = exponentials.clone().sum_dim(3);
-            let shares = (exponentials / sums.clone()).cast(query.dtype());
-            let value = value.clone().narrow(2, 0, self.visible(&tile));
-            outputs.push(self.by_head(self.by_key_head(shares).matmul(value)));
-            log_sums.push(sums.log() + largest);
-        }
-        (joined(outputs), joined(log_sums))
+            let shares = self.by_key_head((exponentials / sums.clone()).cast(query.dtype()));
+            let output = shares.matmul(value.clone().narrow(2, 0, self.visible(&tile)));
+            [self.by_head(output), sums.log() + largest]
+        });
+        join(outputs, 2)
     }
 
-    /// The gradients of the inputs.
-    ///
-    /// With the shares P = e^(score - log sum), that of the value is Pᵀ · gradient, that of the shares gradient · valueᵀ, and
-    /// that of the scores P times it less its mean under P, which is the sum of gradient · output.
-    fn backward(self, [query, key, value]: Inputs, [output, log_sums]: [Tensor<4>; 2], gradient: Tensor<4>) -> Inputs {
-        let dtype = query.dtype();
-        let query = query * self.scale();
-        let means = (wide(gradient.clone()) * wide(output)).sum_dim(3);
+    /// With the shares P = e^(score - log sum), the gradient of the value is Pᵀ · gradient, that of the shares gradient ·
+    /// valueᵀ, and that of the scores P times it less its mean under P. The mean is taken of the very numbers that it is
+    /// taken off: of the only key that a query sees nothing may be left.
+    fn backward(self, [query, key, value]: Inputs, log_sums: &Tensor<4>, gradient: &Tensor<4>) -> Inputs {
+        let (tiles, dtypes) = (self.tiles, [&query, &key, &value].map(Tensor::dtype));
+        let query = query * tiles.scale();
         let mut of_query = Vec::new();
         let (mut of_key, mut of_value) = (None, None);
         // The last tile sees all keys: its gradients of them are whole, and those of the others are added.
-        for tile in self.ranges().rev() {
+        for tile in parts(tiles.queries, tiles.rows).rev() {
             let visible = self.visible(&tile);
-            let shares = (self.scores(&query, &key, &tile) - rows_of(&log_sums, &tile)).exp();
-            let gradient = self.by_key_head(rows_of(&gradient, &tile));
+            let shares = (self.scores(&query, &key, &tile) - of_rows(log_sums, &tile)).exp();
+            let gradient = self.by_key_head(of_rows(gradient, &tile));
             let of_shares = gradient.clone().matmul(value.clone().narrow(2, 0, visible).swap_dims(2, 3));
-            let of_shares = wide(self.by_head(of_shares)) - rows_of(&means, &tile);
-            let of_scores = self.by_key_head((shares.clone() * of_shares).cast(dtype));
-            let shares = self.by_key_head(shares.cast(dtype));
-            let rows = self.by_key_head(rows_of(&query, &tile));
-            of_value = Some(added(of_value, wide(shares.swap_dims(2, 3).matmul(gradient))));
-            of_key = Some(added(of_key, wide(of_scores.clone().swap_dims(2, 3).matmul(rows))));
-            of_query.push(self.by_head(of_scores.matmul(key.clone().narrow(2, 0, visible))));
+            let of_shares = wide(self.by_head(of_shares));
+            let mean = (shares.clone() * of_shares.clone()).sum_dim(3);
+            let of_scores = self.by_key_head((shares.clone() * (of_shares - mean)).cast(query.dtype()));
+            let shares = self.by_key_head(shares.cast(query.dtype()));
+            let rows = self.by_key_head(of_rows(&query, &tile));
+            of_value = Some(added(of_value, shares.swap_dims(2, 3).matmul(gradient)));
+            of_key = Some(added(of_key, of_scores.clone().swap_dims(2, 3).matmul(rows)));
+            of_query.push([self.by_head(of_scores.matmul(key.clone().narrow(2, 0, visible)))]);
         }
-        of_query.reverse();
-        let narrow = |sum: Option<Tensor<4>>, of: Tensor<4>| sum.map_or(of.zeros_like(), |sum| sum.cast(dtype));
-        [joined(of_query) * self.scale(), narrow(of_key, key), narrow(of_value, value)]
+        let [of_query] = join(of_query.into_iter().rev(), 2);
+        let of_key = of_key.unwrap_or_else(|| key.zeros_like());
+        let of_value = of_value.unwrap_or_else(|| value.zeros_like());
+        let [query, key, value] = dtypes;
+        [(of_query * tiles.scale()).cast(query), of_key.cast(key), of_value.cast(value)]
+    }
+
+    /// Those of a tile of scaled queries, `[sequences, heads, rows, visible keys]`, -∞ for a later key: exactly 0 after softmax.
+    /// Each query sees a key, so no row is without a number.
+    fn scores(self, query: &Tensor<4>, key: &Tensor<4>, tile: &Range<usize>) -> Tensor<4> {
+        let (rows, visible) = (tile.len(), self.visible(tile));
+        let key = key.clone().narrow(2, 0, visible).swap_dims(2, 3);
+        let scores = wide(self.by_head(self.by_key_head(of_rows(query, tile)).matmul(key)));
+        if rows == 1 {
+            return scores;
+        }
+        let of_query = self.positions.clone().narrow(3, visible - rows, rows).swap_dims(2, 3);
+        let later = self.positions.clone().narrow(3, 0, visible).greater(of_query);
+        scores.mask_fill(later, f32::NEG_INFINITY)
+    }
+
+    /// How many keys the last query of a tile sees: what the others do not see of them is masked.
+    fn visible(self, tile: &Range<usize>) -> usize {
+        self.tiles.keys - self.tiles.queries + tile.end
+    }
+
+    /// The heads that share keys are one after another, so their rows are one matrix, and no key is repeated:
+    /// `[sequences, heads, rows, …]` as `[sequences, key heads, group · rows, …]`.
+    fn by_key_head(self, x: Tensor<4>) -> Tensor<4> {
+        let ([sequences, _, rows, columns], Tiles { heads, key_heads, .. }) = (x.dims(), self.tiles);
+        x.reshape([sequences, key_heads, heads / key_heads * rows, columns])
+    }
+
+    /// And back.
+    fn by_head(self, x: Tensor<4>) -> Tensor<4> {
+        let ([sequences, _, rows, columns], Tiles { heads, key_heads, .. }) = (x.dims(), self.tiles);
+        x.reshape([sequences, heads, rows * key_heads / heads, columns])
     }
 }
 
+/// So many of so many at a time.
+fn parts(count: usize, size: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    (0..count).step_by(size).map(move |first| first..count.min(first + size))
+}
+
+fn of_sequences(x: &Tensor<4>, range: &Range<usize>) -> Tensor<4> {
+    x.clone().narrow(0, range.start, range.len())
+}
+
 /// The queries of a tile: some rows of each head.
-fn rows_of(x: &Tensor<4>, tile: &Range<usize>) -> Tensor<4> {
+fn of_rows(x: &Tensor<4>, tile: &Range<usize>) -> Tensor<4> {
     x.clone().narrow(2, tile.start, tile.len())
 }
 
-/// The rows of all tiles.
-fn joined(mut tiles: Vec<Tensor<4>>) -> Tensor<4> {
-    if tiles.len() == 1 { tiles.remove(0) } else { Tensor::cat(tiles, 2) }
+/// The tensors of all parts put together, along a dimension.
+fn join<const N: usize>(parts: impl Iterator<Item = [Tensor<4>; N]>, dimension: usize) -> [Tensor<4>; N] {
+    let mut lists: [Vec<Tensor<4>>; N] = std::array::from_fn(|_| Vec::new());
+    for part in parts {
+        lists.iter_mut().zip(part).for_each(|(list, tensor)| list.push(tensor));
+    }
+    lists.map(|mut list| if list.len() == 1 { list.remove(0) } else { Tensor::cat(list, dimension) })
 }
 
 /// A sum for each key, and what comes to it for the first of them.
 fn added(sum: Option<Tensor<4>>, part: Tensor<4>) -> Tensor<4> {
     let Some(sum) = sum else { return part };
-    let [_, _, visible, _] = part.dims();
-    let first = sum.clone().narrow(2, 0, visible) + part;
+    let (sum, [_, _, visible, _]) = (wide(sum), part.dims());
+    let first = sum.clone().narrow(2, 0, visible) + wide(part);
     sum.slice_assign(s![.., .., 0..visible, ..], first)
 }
 
 #[derive(Clone, Copy, Debug)]
 struct CausalAttention(Tiles);
 
-/// What the backward needs of the forward.
-#[derive(Clone, Debug)]
-struct Saved {
-    inputs: Inputs,
-    output: Tensor<4>,
-    log_sums: Tensor<4>,
-}
-
 impl Composed<3> for CausalAttention {
     type Saved = Saved;
 
-    fn forward(&self, inputs: [DispatchTensor; 3]) -> (DispatchTensor, Saved) {
+    fn forward(&self, inputs: [DispatchTensor; 3], _: [bool; 3]) -> (DispatchTensor, Saved) {
         let inputs = inputs.map(Tensor::<4>::from_dispatch);
-        let (output, log_sums) = self.0.forward(inputs.clone());
-        (output.clone().into_dispatch(), Saved { inputs, output, log_sums })
+        let positions = self.0.positions(&inputs[0]);
+        let [output, log_sums] = self.0.forward(inputs.clone(), &positions);
+        (output.into_dispatch(), Saved { inputs, log_sums, positions })
     }
 
     fn backward(self, saved: Saved, gradient: DispatchTensor, _: [bool; 3]) -> [Option<DispatchTensor>; 3] {
-        let Saved { inputs, output, log_sums } = saved;
-        let gradients = self.0.backward(inputs, [output, log_sums], Tensor::from_dispatch(gradient));
+        let gradients = self.0.backward(&saved, &Tensor::from_dispatch(gradient));
         gradients.map(|gradient| Some(gradient.into_dispatch()))
     }
 }
@@ -210,29 +267,27 @@ struct CausalSelfAttention {
     angles: Option<[Tensor<2>; 2]>,
 }
 
-/// What the backward needs of the forward.
-#[derive(Clone, Debug)]
-struct SavedProjection {
-    projected: Tensor<3>,
-    output: Tensor<3>,
-    log_sums: Tensor<4>,
-}
-
 impl Composed<1> for CausalSelfAttention {
-    type Saved = SavedProjection;
+    /// The projection, the logarithms and the positions.
+    type Saved = (Tensor<3>, Tensor<4>, Tensor<4, Int>);
 
-    fn forward(&self, [projected]: [DispatchTensor; 1]) -> (DispatchTensor, SavedProjection) {
+    fn forward(&self, [projected]: [DispatchTensor; 1], _: [bool; 1]) -> (DispatchTensor, Self::Saved) {
         let projected = Tensor::<3>::from_dispatch(projected);
-        let (output, log_sums) = self.tiles.forward(self.split(projected.clone()));
-        let output = merged(output);
-        (output.clone().into_dispatch(), SavedProjection { projected, output, log_sums })
+        let inputs = self.split(projected.clone());
+        let positions = self.tiles.positions(&inputs[0]);
+        let [output, log_sums] = self.tiles.forward(inputs, &positions);
+        (merged(output).into_dispatch(), (projected, log_sums, positions))
     }
 
-    fn backward(self, saved: SavedProjection, gradient: DispatchTensor, _: [bool; 1]) -> [Option<DispatchTensor>; 1] {
-        let SavedProjection { projected, output, log_sums } = saved;
-        let [output, gradient] = [output, Tensor::from_dispatch(gradient)].map(|x| heads_of(x, self.tiles.heads));
-        let inputs = self.split(projected);
-        let [query, key, value] = self.tiles.backward(inputs, [output, log_sums], gradient);
+    fn backward(
+        self,
+        (projected, log_sums, positions): Self::Saved,
+        gradient: DispatchTensor,
+        _: [bool; 1],
+    ) -> [Option<DispatchTensor>; 1] {
+        let gradient = heads_of(Tensor::from_dispatch(gradient), self.tiles.heads);
+        let saved = Saved { inputs: self.split(projected), log_sums, positions };
+        let [query, key, value] = self.tiles.backward(&saved, &gradient);
         // The transpose of a rotation turns back.
         let [query, key] = [query, key].map(|x| match &self.angles {
             Some([cos, sin]) => rotate(x, cos.clone(), sin.clone() * -1.0),

@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation, kind::Basic};
+use burn::{
+    backend::DispatchTensor,
+    tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation, kind::Basic},
+};
 
-use super::wide;
+use super::{Composed, run, wide};
 
 /// How many logits [`linear_cross_entropy`] holds at a time: 64 MiB in `f32`, and a few times as much for what becomes of
 /// them.
@@ -34,11 +37,6 @@ pub fn linear_cross_entropy(
 }
 
 /// [`linear_cross_entropy`] by so many rows at a time.
-///
-/// Logits that the backward pass is to find again would all stand in memory until then. So the gradients are computed here,
-/// beside the loss, from the logits of a chunk while they are there: softmax minus the target, times the weight. They are
-/// divided by the sum of all weights only in the backward pass, in 32-bit floats and after the loss's own gradient is there: of
-/// many rows they would vanish in 16 bits, however far the loss is scaled up.
 pub(super) fn by_chunks(
     hidden: Tensor<2>,
     head: Tensor<2>,
@@ -47,43 +45,91 @@ pub(super) fn by_chunks(
     vocabulary: usize,
     chunk: usize,
 ) -> Tensor<1> {
-    let is_learned = hidden.is_autodiff() || head.is_autodiff();
-    let (plain_hidden, plain_head) = (hidden.clone().inner(), head.clone().inner());
+    // Constants: no gradient flows to them.
     let (targets, weights) = (targets.inner(), wide(weights.inner()));
-    let share = weights.clone().sum().clamp_min(f32::MIN_POSITIVE).recip();
-    let padding = padding_mask(&plain_head, vocabulary);
+    let operation = LinearCrossEntropy { targets, weights, vocabulary, chunk };
+    Tensor::from_dispatch(run(operation, [hidden.into_dispatch(), head.into_dispatch()]))
+}
 
-    let mut loss = share.zeros_like();
-    let mut hidden_gradients = Vec::new();
-    let mut head_gradient: Option<Tensor<2>> = None;
-    let rows = hidden.dims()[0];
-    for start in (0..rows).step_by(chunk) {
-        let range = start..rows.min(start + chunk);
-        let some = plain_hidden.clone().slice([range.clone()]);
-        let logits = wide(some.clone().matmul(plain_head.clone().transpose()));
-        let logits = match &padding {
-            Some(padding) => logits + padding.clone(),
-            None => logits,
-        };
-        let part = Rows { targets: column(&targets, &range), weights: column(&weights, &range) };
-        let (part_loss, exponentials, sums) = part.loss(logits);
-        loss = loss + part_loss;
-        if is_learned {
-            let delta = part.delta(exponentials, sums).cast(plain_head.dtype());
-            hidden_gradients.push(delta.clone().matmul(plain_head.clone()));
-            let gradient = wide(delta.transpose().matmul(some));
-            head_gradient = Some(match head_gradient {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            });
+#[derive(Clone, Debug)]
+struct LinearCrossEntropy {
+    targets: Tensor<1, Int>,
+    weights: Tensor<1>,
+    vocabulary: usize,
+    /// Rows at a time.
+    chunk: usize,
+}
+
+/// Of the losses' weighted sum, not their mean.
+#[derive(Clone, Debug)]
+struct Gradients {
+    hidden: Tensor<2>,
+    head: Tensor<2>,
+    /// What brings the sum to the mean.
+    share: Tensor<1>,
+    /// The precision of the head, whose gradient is a wide sum.
+    head_dtype: DType,
+}
+
+/// Logits that the backward pass is to find again would all stand in memory until then. So the gradients are computed in the
+/// forward, from the logits of a chunk while they are there: softmax minus the target, times the weight. They are divided by
+/// the sum of all weights only in the backward pass, in 32-bit floats and after the loss's own gradient is there: of many rows
+/// they would vanish in 16 bits, however far the loss is scaled up.
+impl Composed<2> for LinearCrossEntropy {
+    /// `None` if no gradient is needed.
+    type Saved = Option<Gradients>;
+
+    fn forward(&self, inputs: [DispatchTensor; 2], needed: [bool; 2]) -> (DispatchTensor, Option<Gradients>) {
+        let Self { targets, weights, vocabulary, chunk } = self;
+        let [hidden, head] = inputs.map(Tensor::<2>::from_dispatch);
+        let share = weights.clone().sum().clamp_min(f32::MIN_POSITIVE).recip();
+        let padding = padding_mask(&head, *vocabulary);
+
+        let mut loss = share.zeros_like();
+        let mut of_hidden = Vec::new();
+        let mut of_head: Option<Tensor<2>> = None;
+        let rows = hidden.dims()[0];
+        for start in (0..rows).step_by(*chunk) {
+            let range = start..rows.min(start + chunk);
+            let some = hidden.clone().slice([range.clone()]);
+            let logits = wide(some.clone().matmul(head.clone().transpose()));
+            let logits = match &padding {
+                Some(padding) => logits + padding.clone(),
+                None => logits,
+            };
+            let part = Rows { targets: column(targets, &range), weights: column(weights, &range) };
+            let (part_loss, exponentials, sums) = part.loss(logits);
+            loss = loss + part_loss;
+            if needed != [false; 2] {
+                let delta = part.delta(exponentials, sums).cast(head.dtype());
+                of_hidden.push(delta.clone().matmul(head.clone()));
+                let gradient = wide(delta.transpose().matmul(some));
+                of_head = Some(match of_head {
+                    Some(sum) => sum + gradient,
+                    None => gradient,
+                });
+            }
         }
+        let gradients = of_head.map(|of_head| Gradients {
+            hidden: Tensor::cat(of_hidden, 0),
+            head: of_head,
+            share: share.clone(),
+            head_dtype: head.dtype(),
+        });
+        ((loss * share).into_dispatch(), gradients)
     }
-    let loss = loss * share.clone();
-    match head_gradient {
-        Some(head_gradient) => {
-            with_gradients(loss, [(hidden, Tensor::cat(hidden_gradients, 0)), (head, head_gradient)], share)
-        }
-        None => loss,
+
+    fn backward(
+        self,
+        gradients: Option<Gradients>,
+        gradient: DispatchTensor,
+        _: [bool; 2],
+    ) -> [Option<DispatchTensor>; 2] {
+        let Some(Gradients { hidden, head, share, head_dtype }) = gradients else { return [None, None] };
+        let factor = (Tensor::<1>::from_dispatch(gradient) * share).unsqueeze::<2>();
+        let scaled = |x: Tensor<2>, dtype| Some((wide(x) * factor.clone()).cast(dtype).into_dispatch());
+        let hidden_dtype = hidden.dtype();
+        [scaled(hidden, hidden_dtype), scaled(head, head_dtype)]
     }
 }
 
@@ -126,15 +172,4 @@ impl Rows {
         let shares = exponentials * (weights.clone() / sums);
         shares.scatter(1, targets, -weights, IndexingUpdateOp::Add)
     }
-}
-
-/// A number whose gradients are known, but for a common factor, `[1]`: Σ x·gradient·factor has them, and minus itself it is 0.
-fn with_gradients(value: Tensor<1>, gradients: [(Tensor<2>, Tensor<2>); 2], factor: Tensor<1>) -> Tensor<1> {
-    let factor = Tensor::from_inner(factor);
-    gradients.into_iter().fold(Tensor::from_inner(value), |value, (x, gradient)| {
-        let products = wide(x) * Tensor::from_inner(wide(gradient));
-        let carrier = products.sum() * factor.clone();
-        let nothing = carrier.clone() - carrier.detach();
-        value + nothing
-    })
 }

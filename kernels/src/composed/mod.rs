@@ -3,9 +3,9 @@
 //! They run on every device and in every precision, and are what the functions of this crate do where the fused
 //! operations cannot run. Of half-precision numbers, sums, exponentials and logarithms are taken in `f32`.
 //!
-//! Those that burn's autodiff would keep more for than they need have a backward of their own. On a GPU it is fused as the
-//! rest is, and what counts there is memory: attention keeps no scores, a normalization and an activation no more than their
-//! inputs.
+//! Those that burn's autodiff would keep much for have a backward of their own. On a GPU it is fused as the rest is, and what
+//! counts there is memory: attention keeps no scores, a loss no logits, an activation its inputs, and a normalization two numbers
+//! of each row beside.
 
 mod activation;
 mod attention;
@@ -70,8 +70,8 @@ trait Composed<const N: usize>: Clone + Debug + Send + 'static {
     /// What its backward needs.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The output, and what to save.
-    fn forward(&self, inputs: [DispatchTensor; N]) -> (DispatchTensor, Self::Saved);
+    /// The output, and what to save for the gradients that will be asked for.
+    fn forward(&self, inputs: [DispatchTensor; N], needed: [bool; N]) -> (DispatchTensor, Self::Saved);
 
     /// The gradients with respect to the inputs, each of its input's precision, from that of the output. One that is not
     /// needed may be left out.
@@ -80,37 +80,37 @@ trait Composed<const N: usize>: Clone + Debug + Send + 'static {
 
 /// Runs it, with its own backward on the backends that this crate is compiled for, and with burn's elsewhere.
 fn run<O: Composed<N>, const N: usize>(operation: O, inputs: [DispatchTensor; N]) -> DispatchTensor {
-    let by_burn = |inputs| operation.forward(inputs).0;
+    let by_burn = |inputs| operation.forward(inputs, [false; N]).0;
     let Some(context @ DispatchAutodiffContext::Enabled(_)) = context(&inputs) else { return by_burn(inputs) };
     match backend(&inputs) {
-        Some(Known::Flex) => on_backend::<Flex, _, N>(OnBackend(operation), inputs, context),
+        Some(Compiled::Flex) => on_backend::<Flex, _, N>(OnBackend(operation), inputs, context),
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        Some(Known::Cube) => on_backend::<Cube, _, N>(OnBackend(operation), inputs, context),
+        Some(Compiled::Cube) => on_backend::<Cube, _, N>(OnBackend(operation), inputs, context),
         None => by_burn(inputs),
     }
 }
 
 /// A backend that this crate is compiled for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
+enum Compiled {
     Flex,
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     Cube,
 }
 
 /// The backend that all of the tensors are of.
-fn backend(tensors: &[DispatchTensor]) -> Option<Known> {
-    let mut backends = tensors.iter().map(|tensor| known(&tensor.kind));
+fn backend(tensors: &[DispatchTensor]) -> Option<Compiled> {
+    let mut backends = tensors.iter().map(|tensor| compiled(&tensor.kind));
     let first = backends.next()?;
     if backends.all(|other| other == first) { first } else { None }
 }
 
-fn known(kind: &DispatchTensorKind) -> Option<Known> {
+fn compiled(kind: &DispatchTensorKind) -> Option<Compiled> {
     match kind {
-        DispatchTensorKind::Autodiff(inner) => known(inner),
-        DispatchTensorKind::Flex(_) => Some(Known::Flex),
+        DispatchTensorKind::Autodiff(inner) => compiled(inner),
+        DispatchTensorKind::Flex(_) => Some(Compiled::Flex),
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        DispatchTensorKind::Cube(_) => Some(Known::Cube),
+        DispatchTensorKind::Cube(_) => Some(Compiled::Cube),
         #[allow(unreachable_patterns, reason = "there are others where other backends are compiled in")]
         _ => None,
     }
@@ -126,8 +126,8 @@ where
 {
     type Saved = O::Saved;
 
-    fn forward(&self, inputs: [FloatTensor<B>; N], _: [bool; N]) -> (FloatTensor<B>, O::Saved) {
-        let (output, saved) = self.0.forward(inputs.map(wrapped::<B>));
+    fn forward(&self, inputs: [FloatTensor<B>; N], needed: [bool; N]) -> (FloatTensor<B>, O::Saved) {
+        let (output, saved) = self.0.forward(inputs.map(wrapped::<B>), needed);
         (unwrapped::<B>(output), saved)
     }
 

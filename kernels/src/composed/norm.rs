@@ -52,7 +52,12 @@ impl<const D: usize> Norm<D> {
         let mean = self.centred.then(|| rows.clone().mean_dim(D - 1));
         let rows = centred(rows, &mean);
         let scale = (rows.clone().square().mean_dim(D - 1) + self.epsilon).sqrt().recip();
-        let mut output = rows * scale.clone() * wide(gain.clone()).unsqueeze();
+        let mut rows = rows * scale.clone();
+        if !self.centred {
+            // As Llamas are trained: rounded before it is multiplied too.
+            rows = wide(rows.cast(x.dtype()));
+        }
+        let mut output = rows * wide(gain.clone()).unsqueeze();
         if let Some(bias) = bias {
             output = output + wide(Tensor::<1>::from_dispatch(bias)).unsqueeze();
         }
@@ -65,34 +70,35 @@ impl<const D: usize> Saved<D> {
     ///
     /// With r = (x − mean) · scale and h = gradient · gain, that of x is scale · (h − mean of h − r · mean of h·r); about 0
     /// the mean of h is left out.
-    fn gradients(self, gradient: DispatchTensor, of_gain: bool) -> ([Option<DispatchTensor>; 2], Tensor<D>) {
+    fn gradients(
+        self,
+        gradient: DispatchTensor,
+        [of_x, of_gain]: [bool; 2],
+    ) -> ([Option<DispatchTensor>; 2], Tensor<D>) {
         let Self { x, gain, mean, scale } = self;
         let gradient = wide(Tensor::<D>::from_dispatch(gradient));
         let (dtype, gain_dtype) = (x.dtype(), gain.dtype());
         let rows = centred(wide(x), &mean) * scale.clone();
-        let inner = gradient.clone() * wide(gain).unsqueeze();
-        let along = rows.clone() * (inner.clone() * rows.clone()).mean_dim(D - 1);
-        let shift = mean.map(|_| inner.clone().mean_dim(D - 1));
-        let of_x = (centred(inner, &shift) - along) * scale;
-        let of_gain = of_gain.then(|| column_sums(gradient.clone() * rows, gain_dtype));
-        ([Some(of_x.cast(dtype).into_dispatch()), of_gain], gradient)
+        let of_gain = of_gain.then(|| column_sums(gradient.clone() * rows.clone(), gain_dtype));
+        let of_x = of_x.then(|| {
+            let inner = gradient.clone() * wide(gain).unsqueeze();
+            let along = rows.clone() * (inner.clone() * rows).mean_dim(D - 1);
+            let shift = mean.map(|_| inner.clone().mean_dim(D - 1));
+            ((centred(inner, &shift) - along) * scale).cast(dtype).into_dispatch()
+        });
+        ([of_x, of_gain], gradient)
     }
 }
 
 impl<const D: usize> Composed<2> for Norm<D> {
     type Saved = Saved<D>;
 
-    fn forward(&self, [x, gain]: [DispatchTensor; 2]) -> (DispatchTensor, Saved<D>) {
+    fn forward(&self, [x, gain]: [DispatchTensor; 2], _: [bool; 2]) -> (DispatchTensor, Saved<D>) {
         self.apply(x, gain, None)
     }
 
-    fn backward(
-        self,
-        saved: Saved<D>,
-        gradient: DispatchTensor,
-        [_, of_gain]: [bool; 2],
-    ) -> [Option<DispatchTensor>; 2] {
-        saved.gradients(gradient, of_gain).0
+    fn backward(self, saved: Saved<D>, gradient: DispatchTensor, needed: [bool; 2]) -> [Option<DispatchTensor>; 2] {
+        saved.gradients(gradient, needed).0
     }
 }
 
@@ -100,7 +106,7 @@ impl<const D: usize> Composed<3> for Norm<D> {
     /// With the precision of the bias.
     type Saved = (Saved<D>, DType);
 
-    fn forward(&self, [x, gain, bias]: [DispatchTensor; 3]) -> (DispatchTensor, Self::Saved) {
+    fn forward(&self, [x, gain, bias]: [DispatchTensor; 3], _: [bool; 3]) -> (DispatchTensor, Self::Saved) {
         let dtype = bias.dtype();
         let (output, saved) = self.apply(x, gain, Some(bias));
         (output, (saved, dtype))
@@ -110,9 +116,9 @@ impl<const D: usize> Composed<3> for Norm<D> {
         self,
         (saved, bias_dtype): Self::Saved,
         gradient: DispatchTensor,
-        [_, of_gain, of_bias]: [bool; 3],
+        [of_x, of_gain, of_bias]: [bool; 3],
     ) -> [Option<DispatchTensor>; 3] {
-        let ([x, gain], gradient) = saved.gradients(gradient, of_gain);
+        let ([x, gain], gradient) = saved.gradients(gradient, [of_x, of_gain]);
         [x, gain, of_bias.then(|| column_sums(gradient, bias_dtype))]
     }
 }

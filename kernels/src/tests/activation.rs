@@ -1,6 +1,5 @@
 use super::{
-    EXACT, FUSED, HALF, HALF_ROUNDING, On, Outcome, ROUNDING, Tensor, assert_close, backward, gradient, leaf, list,
-    numbers,
+    EXACT, FUSED, HALVES, On, Outcome, ROUNDING, Tensor, assert_close, backward, gradient, leaf, list, numbers,
 };
 use crate::{composed, gelu, gelu_tanh, reference, swiglu};
 
@@ -17,13 +16,13 @@ fn of_one(function: impl Fn(Tensor<2>) -> Tensor<2>, (shape, scale): ([usize; 2]
 
 pub(super) fn compare_gelu(on: On, tolerance: f64) {
     for case in CASES {
-        assert_close(&of_one(gelu, case, on), &of_one(reference::gelu, case, EXACT), tolerance);
+        assert_close(&of_one(gelu, case, on), &of_one(reference::gelu, case, on.exact()), tolerance);
     }
 }
 
 pub(super) fn compare_gelu_tanh(on: On, tolerance: f64) {
     for case in CASES {
-        assert_close(&of_one(gelu_tanh, case, on), &of_one(reference::gelu_tanh, case, EXACT), tolerance);
+        assert_close(&of_one(gelu_tanh, case, on), &of_one(reference::gelu_tanh, case, on.exact()), tolerance);
     }
 }
 
@@ -32,7 +31,7 @@ fn gelu_is_burns() {
     // The approximation of Φ is within 2·10⁻⁷; for the gradient, that of x·φ(x) comes to it.
     compare_gelu(FUSED, 4e-7);
     compare_gelu(EXACT, ROUNDING);
-    compare_gelu(HALF, HALF_ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare_gelu(on, tolerance));
 }
 
 #[test]
@@ -41,7 +40,7 @@ fn gelu_with_tanh_is_burns() {
     // σ's slope times it is below 10⁻⁷.
     compare_gelu_tanh(FUSED, 5e-7);
     compare_gelu_tanh(EXACT, ROUNDING);
-    compare_gelu_tanh(HALF, HALF_ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare_gelu_tanh(on, tolerance));
 }
 
 #[test]
@@ -72,7 +71,7 @@ pub(super) fn compare_swiglu(on: On, tolerance: f64) {
         vec![list(output), gradient(&gate, &gradients), gradient(&up, &gradients)]
     };
     for case in CASES {
-        assert_close(&outcome(swiglu, case, on), &outcome(reference::swiglu, case, EXACT), tolerance);
+        assert_close(&outcome(swiglu, case, on), &outcome(reference::swiglu, case, on.exact()), tolerance);
     }
 }
 
@@ -81,7 +80,7 @@ fn swiglu_is_burns() {
     // σ within 4·10⁻⁷ of itself, and a few roundings.
     compare_swiglu(FUSED, 6e-7);
     compare_swiglu(EXACT, ROUNDING);
-    compare_swiglu(HALF, HALF_ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare_swiglu(on, tolerance));
 }
 
 #[test]

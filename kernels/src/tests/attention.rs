@@ -1,6 +1,6 @@
 use super::{
-    EXACT, FUSED, HALF, HALF_ROUNDING, On, Outcome, ROUNDING, Tensor, assert_close, backward, constant, gradient, leaf,
-    list, numbers,
+    DType, EXACT, FUSED, HALVES, On, Outcome, ROUNDING, Tensor, assert_close, backward, constant, gradient, leaf, list,
+    numbers,
 };
 use crate::{causal_attention, causal_self_attention, composed, reference};
 
@@ -25,8 +25,9 @@ const fn case(
     Case { batch, heads, key_heads, queries, keys, width, value_width, scale: 1.0 }
 }
 
-/// One position, odd sizes, more than a tile, grouped heads, one head for all, a cache, values of another width.
-const CASES: [Case; 8] = [
+/// One position, odd sizes, more than a tile, grouped heads, one head for all, a cache, values of another width, more than a
+/// composed tile has queries.
+const CASES: [Case; 9] = [
     case([1, 1, 1], [1, 1], [4, 4]),
     case([2, 3, 3], [5, 5], [7, 7]),
     case([1, 2, 2], [64, 64], [16, 16]),
@@ -35,6 +36,7 @@ const CASES: [Case; 8] = [
     case([1, 2, 1], [3, 9], [8, 5]),
     case([2, 2, 2], [1, 67], [8, 8]),
     case([1, 1, 1], [66, 67], [1, 1]),
+    case([1, 2, 1], [520, 520], [4, 4]),
 ];
 
 pub(super) type Attention = fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
@@ -65,7 +67,7 @@ fn outcome(function: Attention, case: Case, is_interleaved: bool, on: On) -> Out
 pub(super) fn compare(function: Attention, on: On, scale: f32, tolerance: f64) {
     for case in CASES.map(|case| Case { scale, ..case }) {
         for is_interleaved in [true, false] {
-            let exact = outcome(reference::causal_attention, case, is_interleaved, EXACT);
+            let exact = outcome(reference::causal_attention, case, is_interleaved, on.exact());
             assert_close(&outcome(function, case, is_interleaved, on), &exact, tolerance);
         }
     }
@@ -77,15 +79,16 @@ fn causal_attention_is_burns() {
     // of up to 131 products of it, relative to a sum of that size, have no more.
     compare(causal_attention, FUSED, 1.0, 3e-6);
     compare(causal_attention, EXACT, 1.0, ROUNDING);
-    compare(causal_attention, HALF, 1.0, HALF_ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare(causal_attention, on, 1.0, tolerance));
 }
 
 #[test]
 fn composed_attention_is_the_same_by_tiles_of_any_size() {
-    // A query at a time, some that do not divide their number, and a multiple of 64.
+    // A query at a time, some that do not divide their number, a multiple of 64, and one sequence of two.
     compare(|query, key, value| composed::causal_attention_by(1, query, key, value), EXACT, 1.0, ROUNDING);
     compare(|query, key, value| composed::causal_attention_by(4000, query, key, value), EXACT, 1.0, ROUNDING);
     compare(|query, key, value| composed::causal_attention_by(80_000, query, key, value), EXACT, 1.0, ROUNDING);
+    compare(|query, key, value| composed::causal_attention_by(160_000, query, key, value), EXACT, 1.0, ROUNDING);
 }
 
 #[test]
@@ -94,6 +97,19 @@ fn large_scores_leave_one_key_and_no_overflow() {
     // probability, relative to it, and of a gradient, which the numbers of query and key, 30, enlarge.
     compare(causal_attention, FUSED, 30.0, 5e-3);
     compare(causal_attention, EXACT, 30.0, 1e-9);
+}
+
+/// Its score leads nowhere, so that no gradient comes back, not even of what is rounded.
+#[test]
+fn of_the_only_key_that_a_query_sees_and_of_the_query_the_gradients_are_nothing() {
+    for on in [FUSED, EXACT, On::Flex(DType::BF16), On::Flex(DType::F16)] {
+        let input = |seed| leaf(&numbers(seed, 8, 1.0), [1, 1, 1, 8], on);
+        let (query, key) = (input(1), input(2));
+        let gradients = backward(&causal_attention(query.clone(), key.clone(), input(3)));
+        for input in [query, key] {
+            assert_eq!(gradient(&input, &gradients), [0.0; 8], "{on:?}");
+        }
+    }
 }
 
 #[test]
@@ -144,7 +160,7 @@ pub(super) fn compare_projected(function: SelfAttention, on: On, tolerance: f64)
             if is_rotated && !case.width.is_multiple_of(2) {
                 continue;
             }
-            let exact = of_projected(reference::causal_self_attention, case, is_rotated, EXACT);
+            let exact = of_projected(reference::causal_self_attention, case, is_rotated, on.exact());
             assert_close(&of_projected(function, case, is_rotated, on), &exact, tolerance);
         }
     }
@@ -155,7 +171,7 @@ fn attention_of_one_projection_is_burns_rotated_or_not() {
     // As above; a rotation adds a few roundings of numbers up to √2.
     compare_projected(causal_self_attention, FUSED, 3e-6);
     compare_projected(causal_self_attention, EXACT, ROUNDING);
-    compare_projected(causal_self_attention, HALF, HALF_ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare_projected(causal_self_attention, on, tolerance));
     let tiled: SelfAttention =
         |projected, heads, angles| composed::causal_self_attention_by(4000, projected, heads, angles);
     compare_projected(tiled, EXACT, ROUNDING);

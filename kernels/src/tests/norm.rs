@@ -1,6 +1,5 @@
 use super::{
-    EXACT, FUSED, HALF, HALF_ROUNDING, On, Outcome, ROUNDING, Tensor, assert_close, backward, gradient, leaf, list,
-    numbers,
+    EXACT, FUSED, HALVES, On, Outcome, ROUNDING, Tensor, assert_close, backward, gradient, leaf, list, numbers,
 };
 use crate::{layer_norm, reference, rms_norm};
 
@@ -36,7 +35,7 @@ pub(super) fn compare_layer_norm(on: On, tolerance: f64) {
     for shape in SHAPES {
         for has_bias in [true, false] {
             let actual = of_layer_norm(layer_norm, shape, has_bias, on);
-            let exact = of_layer_norm(reference::layer_norm, shape, has_bias, EXACT);
+            let exact = of_layer_norm(reference::layer_norm, shape, has_bias, on.exact());
             assert_close(&actual, &exact, tolerance);
         }
     }
@@ -50,7 +49,7 @@ pub(super) fn compare_rms_norm(on: On, tolerance: f64) {
         vec![list(output), gradient(&x, &gradients), gradient(&gain, &gradients)]
     };
     for shape in SHAPES {
-        assert_close(&outcome(rms_norm, shape, on), &outcome(reference::rms_norm, shape, EXACT), tolerance);
+        assert_close(&outcome(rms_norm, shape, on), &outcome(reference::rms_norm, shape, on.exact()), tolerance);
     }
 }
 
@@ -58,14 +57,14 @@ pub(super) fn compare_rms_norm(on: On, tolerance: f64) {
 fn layer_norm_is_burns_with_and_without_a_bias() {
     compare_layer_norm(FUSED, TOLERANCE);
     compare_layer_norm(EXACT, ROUNDING);
-    compare_layer_norm(HALF, HALF_ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare_layer_norm(on, tolerance));
 }
 
 #[test]
 fn rms_norm_is_burns() {
     compare_rms_norm(FUSED, TOLERANCE);
     compare_rms_norm(EXACT, ROUNDING);
-    compare_rms_norm(HALF, HALF_ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare_rms_norm(on, tolerance));
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub struct Workload {
     pub batch: u32,
     /// How many numbers the optimizer keeps for each weight.
     pub optimizer_states: u32,
-    /// Whether the operations of a transformer are fused on the device, and keep less for the backward pass.
+    /// Whether the operations of a transformer are fused on the device: then dropout keeps no masks, and few logits and no scores
+    /// stand in memory at a time.
     pub is_fused: bool,
     /// Which numbers are kept and computed with.
     pub precision: Precision,

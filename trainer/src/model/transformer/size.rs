@@ -29,8 +29,8 @@ pub fn parameter_count(config: &TransformerConfig, vocabulary: u32) -> u64 {
 /// - 4w for each token before and after the blocks;
 /// - the logits of the chunk of tokens that the loss is computed on at a time, and a gradient of the vocabulary's matrix, in
 ///   32-bit floats; and where 16 bits are computed in, that matrix too;
-/// - where nothing is fused, two tensors as large as those logits, and the scores of attention of the tile of queries that is
-///   computed at a time with two as large.
+/// - where nothing is fused, two tensors as large as those logits; or, if they are more, the scores of attention of the queries
+///   that are computed at a time with three as large: the loss is done when the backward of attention begins.
 ///
 /// With activation checkpointing that is kept of one block at a time, and of each block only the w that go in.
 /// What surely is kept are the inputs of the linear layers: 3w + u.
@@ -109,7 +109,7 @@ impl<'a> Sizes<'a> {
         } else {
             let masks = if config.dropout > 0.0 { 2 * width } else { 0 };
             let scores = tokens.saturating_mul(heads * context).min(ops::TILE_SCORES as u128);
-            (kept + masks, 3 * (logits.min(ops::CHUNK_LOGITS as u128) + scores))
+            (kept + masks, (3 * logits.min(ops::CHUNK_LOGITS as u128)).max(4 * scores))
         };
         let block = kept * number;
         let matrices = if number == float { 1 } else { 2 };
