@@ -50,7 +50,7 @@ pub fn model_training() -> CustomResourceDefinition {
     let mut crd = ModelTraining::crd();
     add_rules(
         &mut crd,
-        None,
+        &[],
         &[
             name_rule(training::MAX_NAME, NAME_IS_CARRIED),
             rule(
@@ -61,10 +61,10 @@ pub fn model_training() -> CustomResourceDefinition {
     );
     add_rules(
         &mut crd,
-        Some("spec"),
+        &["spec"],
         &[
             rule(
-                "!has(self.train.loss) || self.train.loss in (self.task == 'Regression' ? ['MSE', 'MAE', 'Huber'] : self.task == 'Classification' ? ['CrossEntropy', 'BinaryCrossEntropy'] : ['CrossEntropy'])",
+                "!has(self.train.loss) || [self.train.loss].all(loss, (loss in ['MSE', 'MAE', 'Huber']) == (self.task == 'Regression') && (loss != 'BinaryCrossEntropy' || self.task == 'Classification'))",
                 "train.loss does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification, CrossEntropy for LanguageModeling",
             ),
             rule(
@@ -78,10 +78,6 @@ pub fn model_training() -> CustomResourceDefinition {
             rule(
                 "!self.data.split.stratify || self.task == 'Classification'",
                 "data.split.stratify: only Classification can be stratified",
-            ),
-            rule(
-                "has(self.data.format) || self.data.source.uri.matches('\\\\.(csv|jsonl|ndjson|json|parquet|txt|text|md)(\\\\.(gz|bz2|xz|zst))?$')",
-                "data.format: the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
             ),
             rule(
                 "!has(self.train.activationCheckpointing) || !self.train.activationCheckpointing || !has(self.model.mlp)",
@@ -101,8 +97,10 @@ pub fn model_training() -> CustomResourceDefinition {
             ),
         ],
     );
-    add_rules(&mut crd, Some("spec"), &text_rules());
-    add_rules(&mut crd, Some("spec"), &[model_rule(), early_stopping_rule(), schedule_rule()]);
+    add_rules(&mut crd, &["spec"], &text_rules());
+    add_rules(&mut crd, &["spec"], &[model_rule(), early_stopping_rule()]);
+    add_rules(&mut crd, &["spec", "data"], &data_rules());
+    add_rules(&mut crd, &["spec", "train"], &[schedule_rule()]);
     crd
 }
 
@@ -123,7 +121,7 @@ fn early_stopping_rule() -> ValidationRule {
         });
     rule(
         &format!(
-            "!has(self.train.earlyStopping) || self.train.earlyStopping.metric in (self.task == 'Regression' ? [{regression}] : self.task == 'Classification' ? [{classification}] : [{language}])"
+            "!has(self.train.earlyStopping) || [self.train.earlyStopping.metric].all(metric, self.task == 'Regression' ? metric in [{regression}] : self.task == 'Classification' ? metric in [{classification}] : metric in [{language}])"
         ),
         &format!("train.earlyStopping.metric {EARLY_STOPPING_METRICS}"),
     )
@@ -133,25 +131,34 @@ fn early_stopping_rule() -> ValidationRule {
 fn schedule_rule() -> ValidationRule {
     let of_the_one_set = |parent: &str, names: &[&str], field: &str| {
         names.iter().fold("0.0".to_owned(), |other, name| {
-            format!("(has(self.train.{parent}.{name}) ? double(self.train.{parent}.{name}.{field}) : {other})")
+            format!("(has({parent}.{name}) ? double({parent}.{name}.{field}) : {other})")
         })
     };
-    let minimum = of_the_one_set("schedule", &["cosine", "linear", "wsd"], "minimum");
-    let optimizers = ["sgd", "adam", "adamW", "lion", "adafactor", "muon"];
+    let minimum = of_the_one_set("schedule", &["wsd", "linear", "cosine"], "minimum");
+    let optimizers = ["muon", "adafactor", "lion", "sgd", "adam", "adamW"];
+    let rate = of_the_one_set("optimizer", &optimizers, "learningRate");
     rule(
-        &format!("{minimum} <= {}", of_the_one_set("optimizer", &optimizers, "learningRate")),
+        // `all` of one is the only way to give a value a name.
+        &format!(
+            "[self.schedule].all(schedule, {minimum} == 0.0 || [self.optimizer].all(optimizer, {minimum} <= {rate}))"
+        ),
         "train.schedule: minimum is the learning rate at the end: it must not be greater than the optimizer's learningRate",
     )
 }
 
+/// Whether the files of `data`, which CEL has as `name`, are of a format that is set, or that their URI's extension tells.
+fn is_format(name: &str, format: &str, extensions: &str) -> String {
+    format!(
+        "(has({name}.format) ? {name}.format == '{format}' : {name}.source.uri.matches('\\\\.({extensions})(\\\\.(gz|bz2|xz|zst))?$'))"
+    )
+}
+
+/// The extensions of plain text.
+const TEXT: &str = "txt|text|md";
+
 /// What LanguageModeling asks of `data`, and what only it takes.
-fn text_rules() -> [ValidationRule; 7] {
-    let is_format = |name: &str, extensions: &str| {
-        format!(
-            "(has(self.data.format) ? self.data.format == '{name}' : self.data.source.uri.matches('\\\\.({extensions})(\\\\.(gz|bz2|xz|zst))?$'))"
-        )
-    };
-    let (is_text, is_csv) = (is_format("text", "txt|text|md"), is_format("csv", "csv"));
+fn text_rules() -> [ValidationRule; 4] {
+    let (is_text, is_csv) = (is_format("self.data", "text", TEXT), is_format("self.data", "csv", "csv"));
     [
         rule(
             "self.task != 'LanguageModeling' || !has(self.data.target) || self.data.target.size() == 0",
@@ -169,18 +176,30 @@ fn text_rules() -> [ValidationRule; 7] {
             "self.task != 'LanguageModeling' || !(has(self.data.features) || has(self.data.split.time) || has(self.data.clean.outliers) || has(self.data.clean.missing.columns) || self.data.clean.missing.strategy != 'Drop' || has(self.data.transform.columns))",
             "data: features, clean.missing, clean.outliers, transform and split.time are for tables: LanguageModeling takes none of them",
         ),
+    ]
+}
+
+/// What the fields of `data` ask of each other.
+///
+/// A rule stands as deep as it can: the API server goes through all of them at each write, of the status too, and each step on
+/// a path costs it the more the more fields there are beside it.
+fn data_rules() -> [ValidationRule; 4] {
+    let is_text = is_format("self", "text", TEXT);
+    [
         rule(
-            &format!(
-                "!has(self.data.text) || !(has(self.data.text.column) || has(self.data.text.messages)) || !{is_text}"
-            ),
+            "has(self.format) || self.source.uri.matches('\\\\.(csv|jsonl|ndjson|json|parquet|txt|text|md)(\\\\.(gz|bz2|xz|zst))?$')",
+            "data.format: the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
+        ),
+        rule(
+            &format!("!has(self.text) || !(has(self.text.column) || has(self.text.messages)) || !{is_text}"),
             "data.text: files of the format text have no columns: remove column and messages, or read jsonLines or parquet",
         ),
         rule(
-            &format!("!has(self.data.text) || !has(self.data.text.documents) || {is_text}"),
+            &format!("!has(self.text) || !has(self.text.documents) || {is_text}"),
             "data.text.documents cuts files of the format text: remove it, since each row of jsonLines and parquet is a document",
         ),
         rule(
-            "!has(self.data.text) || !has(self.data.text.tokenizer) || !has(self.data.text.tokenizer.file) || !self.data.text.tokenizer.file.uri.startsWith('file://') || has(self.data.source.persistentVolumeClaim)",
+            "!has(self.text) || !has(self.text.tokenizer) || !has(self.text.tokenizer.file) || !self.text.tokenizer.file.uri.startsWith('file://') || has(self.source.persistentVolumeClaim)",
             "data.text.tokenizer.file: a file:// URI lies on the volume of data.source: set data.source.persistentVolumeClaim, or take another URI",
         ),
     ]
@@ -189,7 +208,7 @@ fn text_rules() -> [ValidationRule; 7] {
 /// The definition of [`ModelDeployment`].
 pub fn model_deployment() -> CustomResourceDefinition {
     let mut crd = ModelDeployment::crd();
-    add_rules(&mut crd, None, &[name_rule(deployment::MAX_NAME, "its Deployments and pods carry it with a suffix")]);
+    add_rules(&mut crd, &[], &[name_rule(deployment::MAX_NAME, "its Deployments and pods carry it with a suffix")]);
     crd
 }
 
@@ -215,15 +234,13 @@ fn name_rule(longest: usize, why: &str) -> ValidationRule {
     )
 }
 
-/// Adds rules to the root of the schema, or to one of its properties.
-fn add_rules(crd: &mut CustomResourceDefinition, property: Option<&str>, rules: &[ValidationRule]) {
+/// Adds rules to a property of the schema, or to its root, where the path is empty.
+fn add_rules(crd: &mut CustomResourceDefinition, path: &[&str], rules: &[ValidationRule]) {
     let schemas =
         crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
     for root in schemas {
-        let target: Option<&mut JSONSchemaProps> = match property {
-            None => Some(root),
-            Some(name) => root.properties.as_mut().and_then(|properties| properties.get_mut(name)),
-        };
+        let target: Option<&mut JSONSchemaProps> =
+            path.iter().try_fold(root, |schema, name| schema.properties.as_mut()?.get_mut(*name));
         if let Some(schema) = target {
             schema.x_kubernetes_validations.get_or_insert_default().extend_from_slice(rules);
         }

@@ -38,7 +38,7 @@ use crate::{Context, Error, Result, labels::Owner, pods::PodView};
 
 /// Pods that start or end together are several changes, which one reconcile answers. Shorter than the pauses between the answers
 /// of serving pods, each of which calls for a reconcile too.
-pub(crate) const DEBOUNCE: Duration = Duration::from_millis(50);
+pub(crate) const DEBOUNCE: Duration = Duration::from_millis(150);
 
 /// How long a pod may take to become ready before that counts as a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
