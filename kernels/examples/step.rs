@@ -1,11 +1,11 @@
-//! Prints the milliseconds of forward and backward of each operation, fused and as burn composes it, at sizes of small
-//! GPTs.
+//! Prints the milliseconds of forward and backward of each operation, ours and as burn composes it: on the CPU at sizes of
+//! small GPTs, and with the argument `gpu`, where it is built for one, on a GPU at those of GPT-2, in bfloat16 if that has it.
 
-use std::time::Instant;
+use std::{sync::LazyLock, time::Instant};
 
 use burn::{
     optim::{AdamWConfig, Optimizer},
-    tensor::{Device, Distribution, Int, Tensor},
+    tensor::{DType, Device, Distribution, Int, Tensor},
 };
 use burn_fused_ops::{
     AdamW, causal_attention, causal_self_attention, composed, dropout, gelu, gelu_tanh, layer_norm, linear,
@@ -24,15 +24,45 @@ struct Size {
     vocabulary: usize,
 }
 
+const ON_CPU: [Size; 3] = [
+    Size { batch: 16, length: 128, width: 128, heads: 4, vocabulary: 256 },
+    Size { batch: 8, length: 256, width: 384, heads: 6, vocabulary: 256 },
+    Size { batch: 2, length: 256, width: 384, heads: 6, vocabulary: 16_384 },
+];
+const ON_GPU: [Size; 1] = [Size { batch: 8, length: 1024, width: 768, heads: 12, vocabulary: 50_304 }];
+
+/// The device, and what its numbers are.
+static PLACE: LazyLock<(Device, DType)> = LazyLock::new(|| match gpu() {
+    Some(gpu) if gpu.supports_dtype(DType::BF16) => (gpu, DType::BF16),
+    Some(gpu) => (gpu, DType::F32),
+    None => (Device::flex(), DType::F32),
+});
+
+/// The first GPU, if one is asked for.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn gpu() -> Option<Device> {
+    use burn::tensor::DeviceType;
+
+    #[cfg(feature = "cuda")]
+    let api = DeviceType::Cuda;
+    #[cfg(not(feature = "cuda"))]
+    let api = DeviceType::Wgpu;
+    let is_asked_for = std::env::args().nth(1).is_some_and(|argument| argument == "gpu");
+    is_asked_for.then(|| Device::enumerate(api).into_vec().into_iter().next())?
+}
+
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+fn gpu() -> Option<Device> {
+    None
+}
+
 fn main() {
-    for size in [
-        Size { batch: 16, length: 128, width: 128, heads: 4, vocabulary: 256 },
-        Size { batch: 8, length: 256, width: 384, heads: 6, vocabulary: 256 },
-        Size { batch: 2, length: 256, width: 384, heads: 6, vocabulary: 16_384 },
-    ] {
-        let Size { batch, length, width, heads, vocabulary } = size;
+    let sizes: &[Size] = if gpu().is_some() { &ON_GPU } else { &ON_CPU };
+    println!("{:?}", *PLACE);
+    for size in sizes {
+        let Size { batch, length, width, heads, vocabulary } = *size;
         println!("batch {batch}, length {length}, width {width}, {heads} heads, vocabulary {vocabulary}");
-        println!("{:24} {:>9} {:>9}", "", "fused", "composed");
+        println!("{:24} {:>9} {:>9}", "", "ours", "burn's");
         size.elementwise();
         size.norms();
         size.linear();
@@ -43,7 +73,8 @@ fn main() {
 }
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::flex().autodiff()).require_grad()
+    let (device, dtype) = &*PLACE;
+    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), (&device.clone().autodiff(), *dtype)).require_grad()
 }
 
 /// Prints the times of two alternatives, which are called in turn.
@@ -53,6 +84,11 @@ fn compare(name: &str, mut fused: impl FnMut(), mut composed: impl FnMut()) {
     let time = |run: &mut dyn FnMut()| {
         let begun = Instant::now();
         run();
+        // A GPU is asked first and computes later.
+        if let Err(error) = PLACE.0.sync() {
+            eprintln!("the device ends the benchmark: {error}");
+            std::process::exit(1);
+        }
         begun.elapsed().as_secs_f64() * 1e3
     };
     let turns = (0..REPETITIONS).map(|_| [time(&mut fused), time(&mut composed)]);

@@ -47,7 +47,12 @@ pub(crate) async fn remove(client: &Client) -> Result<()> {
         outcome => outcome?,
     }
     delete_namespace(client, release::NAMESPACE).await?;
-    delete_namespace(client, storage::NAMESPACE).await
+    delete_namespace(client, storage::NAMESPACE).await?;
+    note(
+        "gone, but for the definitions of the two kinds, which no uninstall takes away from whoever else has resources of them:",
+    );
+    note("  kubectl delete crd modeltrainings.stoker.dev modeldeployments.stoker.dev");
+    Ok(())
 }
 
 async fn delete_namespace(client: &Client, name: &str) -> Result<()> {
