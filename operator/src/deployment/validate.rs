@@ -117,7 +117,7 @@ fn published(
     let missing = |message| Err(Error::invalid(Reason::ModelNotFound, message));
     let Some(training) = training else {
         return missing(format!(
-            "there is no ModelTraining '{name}' in this namespace: create it, or name another in spec.model.training.name"
+            "there is no ModelTraining '{name}' in this namespace, or none that can be read (its own status then says why): create it, or name another in spec.model.training.name"
         ));
     };
     if training.spec.task == Task::LanguageModeling {

@@ -51,7 +51,7 @@ fn published(
     let invalid = |message| Error::invalid(Reason::InvalidConfig, message);
     let base = base.ok_or_else(|| {
         missing(format!(
-            "there is no ModelTraining '{name}' in this namespace to start from: create it, or name another in spec.model.from.training.name"
+            "there is no ModelTraining '{name}' in this namespace to start from, or none that can be read (its own status then says why): create it, or name another in spec.model.from.training.name"
         ))
     })?;
     if base.spec.task != Task::LanguageModeling {

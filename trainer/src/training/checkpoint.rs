@@ -50,6 +50,9 @@ pub(super) struct State {
     pub(super) position: u32,
     /// The losses of the current epoch's steps.
     pub(super) loss: RunningLoss,
+    /// The evaluation that comes before the next step, if one does: the losses that it tells of the training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) due: Option<RunningLoss>,
     /// How the loss went so far.
     #[serde(default)]
     pub(super) trend: Trend,

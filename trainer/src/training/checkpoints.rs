@@ -76,9 +76,10 @@ impl<'a> Checkpoints<'a> {
         self.kept.range(..step).next_back().copied()
     }
 
-    /// Whether one is to be begun now that `step` steps are done.
+    /// Whether one is to be begun now that `step` steps are done; not of steps that the last one is of.
     pub(super) fn is_due(&self, step: u64, now: Instant) -> bool {
         self.writing.is_none()
+            && self.last_step() != Some(step)
             && match self.interval {
                 Interval::Steps(every) => step.is_multiple_of(every),
                 Interval::Time(every) => now - self.begun >= every,

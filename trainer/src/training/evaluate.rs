@@ -32,13 +32,26 @@ pub fn evaluate(
     samples: &dyn Dataset,
     restore: &dyn Fn(&mut [f32]),
 ) -> Result<Evaluation, TrainError> {
+    evaluate_while(predictor, samples, restore, &|| true).map(Option::unwrap_or_default)
+}
+
+/// [`evaluate`], for as long as `goes_on` says so: `None` if it says otherwise before all samples are seen.
+///
+/// # Errors
+/// As [`evaluate`].
+pub(super) fn evaluate_while(
+    predictor: &Predictor,
+    samples: &dyn Dataset,
+    restore: &dyn Fn(&mut [f32]),
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>, TrainError> {
     let evaluation = match predictor.architecture() {
-        Architecture::Rows(architecture) => evaluate_rows(predictor, architecture, samples, restore)?,
+        Architecture::Rows(architecture) => evaluate_rows(predictor, architecture, samples, restore, goes_on)?,
         Architecture::Language(architecture) => {
-            evaluate_tokens(predictor, architecture.transformer().context as usize, samples)?
+            evaluate_tokens(predictor, architecture.transformer().context as usize, samples, goes_on)?
         }
     };
-    match evaluation.metrics.iter().find(|(_, value)| !value.is_finite()) {
+    match evaluation.iter().flat_map(|evaluation| &evaluation.metrics).find(|(_, value)| !value.is_finite()) {
         Some((name, _)) => Err(TrainError::NotFinite(name.clone())),
         None => Ok(evaluation),
     }
@@ -49,12 +62,16 @@ fn evaluate_rows(
     architecture: &RowModel,
     rows: &dyn Dataset,
     restore: &dyn Fn(&mut [f32]),
-) -> Result<Evaluation, TrainError> {
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>, TrainError> {
     let model = predictor.to_evaluate();
     let mut counts = Counts::new(architecture.task, architecture.prediction_width());
     let mut loss = RunningMean::default();
     let chunk = CHUNK_ROWS.min(CHUNK_FEATURES / architecture.input_width.max(1)).max(1);
     for indices in chunks(rows, chunk)? {
+        if !goes_on() {
+            return Ok(None);
+        }
         let Batch::Rows(batch) = rows.batch(&indices)? else { return Err(ModelError::ReadsRows.into()) };
         let truth = batch.targets.clone();
         let (features, targets) = batch.into_tensors(predictor.device());
@@ -64,20 +81,28 @@ fn evaluate_rows(
     }
     let mut evaluation = counts.finish();
     evaluation.metrics.extend(loss.mean().map(|loss| (LOSS.into(), loss)));
-    Ok(evaluation)
+    Ok(Some(evaluation))
 }
 
 /// The loss is the mean over all tokens that are to be predicted, and the perplexity e to the power of it.
-fn evaluate_tokens(predictor: &Predictor, context: usize, sequences: &dyn Dataset) -> Result<Evaluation, TrainError> {
+fn evaluate_tokens(
+    predictor: &Predictor,
+    context: usize,
+    sequences: &dyn Dataset,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>, TrainError> {
     let (model, architecture, device) = (predictor.to_evaluate(), predictor.architecture(), predictor.device());
     let mut loss = RunningMean::default();
     for indices in chunks(sequences, (CHUNK_TOKENS / context.max(1)).max(1))? {
+        if !goes_on() {
+            return Ok(None);
+        }
         let batch = sequences.batch(&indices)?;
         let counted = batch.counted();
         loss.add(&read(batch_loss(&model, architecture, batch, device)?)?, counted);
     }
     let metrics = loss.mean().into_iter().flat_map(|loss| [(LOSS.into(), loss), (PERPLEXITY.into(), loss.exp())]);
-    Ok(Evaluation { metrics: metrics.collect(), confusion: None })
+    Ok(Some(Evaluation { metrics: metrics.collect(), confusion: None }))
 }
 
 /// The indices of all samples, so many at a time.

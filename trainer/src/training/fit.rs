@@ -150,21 +150,21 @@ pub fn fit(
     })
 }
 
-/// Takes all steps, and checkpoints between them.
+/// Takes all steps, with the evaluations after some of them, and checkpoints between them.
 fn train(
     session: &mut Session<'_>,
     checkpoints: &mut Checkpoints<'_>,
     stop: &CancellationToken,
 ) -> Result<(), TrainError> {
     while !session.is_done() {
-        if stop.is_cancelled() {
+        if !session.advance(stop)? {
             checkpoints.finish(session.snapshot()?)?;
             return Err(TrainError::Preempted { step: session.state().step, checkpoint: checkpoints.last().cloned() });
         }
-        session.step()?;
         checkpoints.poll()?;
-        let now = Instant::now();
-        if checkpoints.is_due(session.state().step, now) {
+        let (state, now) = (session.state(), Instant::now());
+        // What an evaluation finds is a part of it.
+        if state.due.is_none() && checkpoints.is_due(state.step, now) {
             // The steps before are waited for first, so that what is counted is the checkpoint's alone.
             session.settle()?;
             let begun = Instant::now();

@@ -12,6 +12,7 @@ use stoker_crds::{
     TrainConfig,
     training::optimize::{Length, Precision},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Batch, Dataset, TrainError,
@@ -144,6 +145,7 @@ impl<'a> Session<'a> {
             step: 0,
             position: 0,
             loss: RunningLoss::default(),
+            due: None,
             trend: Trend::default(),
             loss_scale: (config.train.precision == Precision::F16).then(LossScale::default),
             best: BestSoFar::default(),
@@ -164,7 +166,8 @@ impl<'a> Session<'a> {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.now.state.stopped || self.now.state.step >= self.plan.total_steps
+        let State { stopped, step, due, .. } = &self.now.state;
+        due.is_none() && (*stopped || *step >= self.plan.total_steps)
     }
 
     /// All that the next step depends on.
@@ -181,11 +184,20 @@ impl<'a> Session<'a> {
         self.figures.stalled(time);
     }
 
-    /// Takes one optimizer step, and evaluates the model if it was the last one of an epoch or it is time to.
+    /// Takes one optimizer step, or evaluates the model if that is due: after the last step of an epoch, and when it is time to.
+    /// Answers whether it did, and was not told to stop before; an evaluation that was is due still.
     ///
     /// # Errors
     /// If rows cannot be read, the device fails, a number is no longer finite, or the training is lost.
-    pub(super) fn step(&mut self) -> Result<(), TrainError> {
+    pub(super) fn advance(&mut self, stop: &CancellationToken) -> Result<bool, TrainError> {
+        match self.now.state.due {
+            _ if stop.is_cancelled() => Ok(false),
+            Some(train_loss) => self.evaluate(train_loss, stop),
+            None => self.step().map(|()| true),
+        }
+    }
+
+    fn step(&mut self) -> Result<(), TrainError> {
         let Plan { rows, batch: size, total_steps, .. } = self.plan;
         let end = rows.min(self.now.state.position.saturating_add(size));
         let indices = &self.order[self.now.state.position as usize..end as usize];
@@ -205,11 +217,10 @@ impl<'a> Session<'a> {
         self.tell();
         if is_epochs_last {
             self.settle()?;
-            let loss = self.end_epoch();
-            self.evaluate(loss)?;
-        } else if self.evaluation_is_due() {
+            self.now.state.due = Some(self.end_epoch());
+        } else if self.is_time_to_evaluate() {
             self.settle()?;
-            self.evaluate(self.now.state.loss.mean())?;
+            self.now.state.due = Some(self.now.state.loss);
         }
         Ok(())
     }
@@ -283,13 +294,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Begins the next epoch, and answers the mean training loss of the one that is over.
-    fn end_epoch(&mut self) -> Option<f64> {
+    /// Begins the next epoch, and answers the losses of the one that is over.
+    fn end_epoch(&mut self) -> RunningLoss {
         let state = &mut self.now.state;
-        let loss = state.loss.mean();
+        let loss = std::mem::take(&mut state.loss);
         state.epoch += 1;
         state.position = 0;
-        state.loss = RunningLoss::default();
         self.order = epoch_order(self.plan.rows, seed(self.config), state.epoch);
         loss
     }

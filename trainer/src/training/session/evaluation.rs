@@ -8,14 +8,17 @@ use stoker_crds::{
     progress::{HistoryPoint, MAX_SAMPLE_CHARACTERS, MAX_SAMPLES, Sample},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Session, seed};
 use crate::{
     model::{Generation, Predictor},
     text::{prompt_tokens, stop_token},
     training::{
         TrainError,
+        checkpoint::RunningLoss,
         early_stopping::{Verdict, watched},
-        evaluate::evaluate,
+        evaluate::evaluate_while,
         order::{Stream, derive_seed},
         watch::Event,
     },
@@ -23,33 +26,41 @@ use crate::{
 
 impl Session<'_> {
     /// Whether the step that was just taken is one after which the model is evaluated, besides those that end an epoch.
-    pub(super) fn evaluation_is_due(&self) -> bool {
+    pub(super) fn is_time_to_evaluate(&self) -> bool {
         let every = self.config.train.evaluation.as_ref().map(|evaluation| evaluation.every_steps);
         every.is_some_and(|every| self.now.state.step.is_multiple_of(every))
     }
 
     /// Evaluates the model on the validation split, lets it write, and adds a point to the history, with this training loss.
-    pub(super) fn evaluate(&mut self, train_loss: Option<f64>) -> Result<(), TrainError> {
-        let train = train_loss.map(|loss| (Split::Train, Metrics::from([(LOSS.into(), loss)])));
-        let mut metrics = BTreeMap::from_iter(train);
+    /// Answers whether it did: if it is told to stop before, nothing has changed.
+    pub(super) fn evaluate(&mut self, train_loss: RunningLoss, stop: &CancellationToken) -> Result<bool, TrainError> {
         let predictor = self.predictor(self.now.learned().clone());
+        let mut metrics = BTreeMap::new();
         if !self.problem.validation.is_empty() {
-            let validation = self.validate(&predictor)?;
-            self.observe(&predictor, &validation)?;
+            let Some(validation) = self.validate(&predictor, stop)? else { return Ok(false) };
             metrics.insert(Split::Validation, validation);
         }
-        self.write_samples(&predictor)?;
+        let Some(samples) = self.samples(&predictor, stop)? else { return Ok(false) };
+
+        self.now.state.due = None;
+        if let Some(validation) = metrics.get(&Split::Validation) {
+            self.observe(&predictor, validation)?;
+        }
+        metrics.extend(train_loss.mean().map(|loss| (Split::Train, Metrics::from([(LOSS.into(), loss)]))));
         let state = &mut self.now.state;
+        state.samples.extend(samples);
+        state.samples.drain(..state.samples.len().saturating_sub(MAX_SAMPLES));
         let point = HistoryPoint { epoch: state.epoch, step: state.step, metrics };
         state.history.push(point.clone());
         let (history, samples) = (state.history.points(), state.samples.as_slice());
         self.watch.on(Event::Evaluated { point: &point, history, samples });
-        Ok(())
+        Ok(true)
     }
 
-    fn validate(&self, predictor: &Predictor) -> Result<Metrics, TrainError> {
-        let evaluation = evaluate(predictor, self.problem.validation, self.problem.restore_targets);
-        evaluation.map(|evaluation| evaluation.metrics).map_err(|error| match error {
+    fn validate(&self, predictor: &Predictor, stop: &CancellationToken) -> Result<Option<Metrics>, TrainError> {
+        let (validation, restore) = (self.problem.validation, self.problem.restore_targets);
+        let evaluation = evaluate_while(predictor, validation, restore, &|| !stop.is_cancelled());
+        evaluation.map(|evaluation| Some(evaluation?.metrics)).map_err(|error| match error {
             TrainError::NotFinite(name) => TrainError::Diverged {
                 what: format!("the validation metric '{name}' became infinite or NaN"),
                 step: self.now.state.step,
@@ -80,17 +91,23 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Lets a language model go on with each prompt. What it draws follows from seed, step and prompt alone, so that a run that
-    /// was interrupted writes the same.
-    fn write_samples(&mut self, predictor: &Predictor) -> Result<(), TrainError> {
-        let (Some(spec), Some(tokenizer)) = (&self.config.train.samples, self.problem.tokenizer) else { return Ok(()) };
+    /// What a language model writes after each prompt; `None` if it is told to stop before it is done. What it draws follows from
+    /// seed, step and prompt alone, so that a run that was interrupted writes the same.
+    fn samples(&self, predictor: &Predictor, stop: &CancellationToken) -> Result<Option<Vec<Sample>>, TrainError> {
+        let (Some(spec), Some(tokenizer)) = (&self.config.train.samples, self.problem.tokenizer) else {
+            return Ok(Some(Vec::new()));
+        };
         // Added once, and not for each token.
         let model = predictor.model().clone().materialize();
         let transformer = model.transformer()?;
         let texts = self.config.data.text.as_ref();
         let step = self.now.state.step;
         let step_seed = derive_seed(seed(self.config), Stream::Samples, step);
+        let mut samples = Vec::new();
         for (index, prompt) in (0..).zip(&spec.prompts) {
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
             let generation = Generation {
                 max_tokens: spec.max_tokens as usize,
                 end_of_text: stop_token(tokenizer, texts),
@@ -100,11 +117,9 @@ impl Session<'_> {
             };
             let tokens = transformer.generate(&prompt_tokens(tokenizer, texts, prompt)?, &generation)?;
             let text = shortened(tokenizer.decode(&tokens)?);
-            self.now.state.samples.push(Sample { step, prompt: prompt.clone(), text });
+            samples.push(Sample { step, prompt: prompt.clone(), text });
         }
-        let samples = &mut self.now.state.samples;
-        samples.drain(..samples.len().saturating_sub(MAX_SAMPLES));
-        Ok(())
+        Ok(Some(samples))
     }
 }
 

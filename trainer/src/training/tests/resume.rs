@@ -4,8 +4,14 @@ use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::{Value, json};
 use stoker_crds::{Reason, TrainConfig, artifact::MANIFEST};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{RUNTIME, Recorder, Run, Table, blobs, config, surface, weights};
-use crate::{artifact, training::TrainError};
+use crate::{
+    artifact,
+    data::DataError,
+    training::{Batch, Dataset, TrainError},
+};
 
 /// All that has a state: dropout, a schedule, clipping, early stopping, and the optimizer's own.
 fn stateful(optimizer: Value) -> TrainConfig {
@@ -63,6 +69,47 @@ fn a_stopped_run_goes_on_to_the_same_bytes() {
         assert_eq!(fitted.best_step, expected.best_step);
         assert_eq!(last.seen().steps, (13..=20).collect::<Vec<_>>());
     }
+}
+
+/// Rows that tell the training to stop as soon as they are read.
+struct Stopping<'a> {
+    rows: &'a Table,
+    stop: CancellationToken,
+}
+
+impl Dataset for Stopping<'_> {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn batch(&self, indices: &[u32]) -> Result<Batch, DataError> {
+        self.stop.cancel();
+        self.rows.batch(indices)
+    }
+}
+
+/// More rows than are evaluated at a time, so that there is a place to stop at.
+#[test]
+fn a_run_that_is_told_to_stop_while_it_evaluates_does_so_and_evaluates_when_it_goes_on() {
+    let (config, train, validation) = (stateful(json!({"adam": {}})), blobs(70, 1), blobs(5000, 2));
+    let whole = Recorder::default();
+    let expected = Run::new().fit_watched(&config, &train, &validation, &whole).unwrap();
+
+    let (run, mut points) = (Run::new(), Vec::new());
+    for _ in 0..2 {
+        // The second time nothing is trained: the evaluation comes first, and is told to stop again.
+        let watch = Recorder::default();
+        let stopping = Stopping { rows: &validation, stop: watch.stop.clone() };
+        let error = run.fit_samples(&config, [&train, &stopping], [2, 3], &watch).unwrap_err();
+        assert!(matches!(error, TrainError::Preempted { step: 5, checkpoint: Some(_) }), "{error}");
+        points.extend(watch.seen().points);
+    }
+    assert!(points.is_empty() && run.steps() == [5]);
+    let last = Recorder::default();
+    let fitted = run.fit_watched(&config, &train, &validation, &last).unwrap();
+    assert!(weights(&fitted) == weights(&expected), "the weights differ");
+    assert_eq!((last.seen().resumed_from, last.seen().steps), (Some(5), (6..=20).collect()));
+    assert_eq!(last.seen().points, whole.seen().points);
 }
 
 #[test]
