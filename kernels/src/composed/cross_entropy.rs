@@ -60,11 +60,11 @@ struct LinearCrossEntropy {
     chunk: usize,
 }
 
-/// Of the losses' weighted sum, not their mean.
+/// Of the losses' weighted sum, not their mean; those that are needed.
 #[derive(Clone, Debug)]
 struct Gradients {
-    hidden: Tensor<2>,
-    head: Tensor<2>,
+    hidden: Option<Tensor<2>>,
+    head: Option<Tensor<2>>,
     /// What brings the sum to the mean.
     share: Tensor<1>,
     /// The precision of the head, whose gradient is a wide sum.
@@ -76,10 +76,9 @@ struct Gradients {
 /// the sum of all weights only in the backward pass, in 32-bit floats and after the loss's own gradient is there: of many rows
 /// they would vanish in 16 bits, however far the loss is scaled up.
 impl Composed<2> for LinearCrossEntropy {
-    /// `None` if no gradient is needed.
-    type Saved = Option<Gradients>;
+    type Saved = Gradients;
 
-    fn forward(&self, inputs: [DispatchTensor; 2], needed: [bool; 2]) -> (DispatchTensor, Option<Gradients>) {
+    fn forward(&self, inputs: [DispatchTensor; 2], needed: [bool; 2]) -> (DispatchTensor, Gradients) {
         let Self { targets, weights, vocabulary, chunk } = self;
         let [hidden, head] = inputs.map(Tensor::<2>::from_dispatch);
         let share = weights.clone().sum().clamp_min(f32::MIN_POSITIVE).recip();
@@ -100,9 +99,14 @@ impl Composed<2> for LinearCrossEntropy {
             let part = Rows { targets: column(targets, &range), weights: column(weights, &range) };
             let (part_loss, exponentials, sums) = part.loss(logits);
             loss = loss + part_loss;
-            if needed != [false; 2] {
-                let delta = part.delta(exponentials, sums).cast(head.dtype());
+            if needed == [false; 2] {
+                continue;
+            }
+            let delta = part.delta(exponentials, sums).cast(head.dtype());
+            if needed[0] {
                 of_hidden.push(delta.clone().matmul(head.clone()));
+            }
+            if needed[1] {
                 let gradient = wide(delta.transpose().matmul(some));
                 of_head = Some(match of_head {
                     Some(sum) => sum + gradient,
@@ -110,26 +114,17 @@ impl Composed<2> for LinearCrossEntropy {
                 });
             }
         }
-        let gradients = of_head.map(|of_head| Gradients {
-            hidden: Tensor::cat(of_hidden, 0),
-            head: of_head,
-            share: share.clone(),
-            head_dtype: head.dtype(),
-        });
+        let of_hidden = (!of_hidden.is_empty()).then(|| Tensor::cat(of_hidden, 0));
+        let gradients = Gradients { hidden: of_hidden, head: of_head, share: share.clone(), head_dtype: head.dtype() };
         ((loss * share).into_dispatch(), gradients)
     }
 
-    fn backward(
-        self,
-        gradients: Option<Gradients>,
-        gradient: DispatchTensor,
-        _: [bool; 2],
-    ) -> [Option<DispatchTensor>; 2] {
-        let Some(Gradients { hidden, head, share, head_dtype }) = gradients else { return [None, None] };
+    fn backward(self, gradients: Gradients, gradient: DispatchTensor, _: [bool; 2]) -> [Option<DispatchTensor>; 2] {
+        let Gradients { hidden, head, share, head_dtype } = gradients;
         let factor = (Tensor::<1>::from_dispatch(gradient) * share).unsqueeze::<2>();
-        let scaled = |x: Tensor<2>, dtype| Some((wide(x) * factor.clone()).cast(dtype).into_dispatch());
-        let hidden_dtype = hidden.dtype();
-        [scaled(hidden, hidden_dtype), scaled(head, head_dtype)]
+        let scaled = |x: Tensor<2>, dtype| (wide(x) * factor.clone()).cast(dtype).into_dispatch();
+        let hidden_dtype = hidden.as_ref().map_or(head_dtype, Tensor::dtype);
+        [hidden.map(|x| scaled(x, hidden_dtype)), head.map(|x| scaled(x, head_dtype))]
     }
 }
 

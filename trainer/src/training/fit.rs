@@ -172,7 +172,8 @@ fn train(
             session.stalled(begun.elapsed());
         }
     }
-    // A pod that is lost while it evaluates or publishes does not train again.
+    // A pod that is lost while it evaluates or publishes does not train again; what one step's checkpoint left to be evaluated is
+    // evaluated again.
     checkpoints.finish(session.snapshot()?)
 }
 

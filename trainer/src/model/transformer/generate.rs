@@ -28,25 +28,33 @@ pub struct Generation {
 
 impl Transformer {
     /// The tokens that follow on those of a prompt, up to the end of the text and without it. A text that is longer than the
-    /// context is gone on with from its last tokens.
+    /// context is gone on with from its last tokens. `None` if `goes_on` says before a token that it does not.
     ///
     /// Each token costs a forward pass over the whole text: nothing of the passes before it is kept.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn generate(&self, prompt: &[u32], generation: &Generation) -> Result<Vec<u32>, ModelError> {
+    pub fn generate(
+        &self,
+        prompt: &[u32],
+        generation: &Generation,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<u32>>, ModelError> {
         let Generation { max_tokens, end_of_text, temperature, top_k, seed } = *generation;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut text = if prompt.is_empty() { vec![end_of_text] } else { prompt.to_vec() };
         let start = text.len();
         for _ in 0..max_tokens {
+            if !goes_on() {
+                return Ok(None);
+            }
             let token = draw(&self.next_logits(&text)?, temperature, top_k, &mut rng);
             if token == end_of_text {
                 break;
             }
             text.push(token);
         }
-        Ok(text.split_off(start))
+        Ok(Some(text.split_off(start)))
     }
 
     /// The logits, `[vocabulary]`, of the token after a text of at least one token.
@@ -131,7 +139,7 @@ mod tests {
     #[test]
     fn the_same_seed_writes_the_same_text_and_another_one_another() {
         let model = transformer();
-        let text = |seed| model.generate(&[1, 2, 3], &Generation { seed, ..GENERATION }).unwrap();
+        let text = |seed| model.generate(&[1, 2, 3], &Generation { seed, ..GENERATION }, &|| true).unwrap().unwrap();
         assert_eq!(text(1), text(1));
         assert_ne!(text(1), text(2));
         assert!(text(1).len() <= 20 && text(1).iter().all(|token| *token < 99), "{:?}", text(1));
@@ -156,11 +164,11 @@ mod tests {
     #[test]
     fn a_text_ends_before_its_end_and_one_without_a_prompt_begins_with_it() {
         let model = transformer();
-        let text = model.generate(&[], &GENERATION).unwrap();
-        assert_eq!(text, model.generate(&[99], &GENERATION).unwrap());
+        let text = model.generate(&[], &GENERATION, &|| true).unwrap().unwrap();
+        assert_eq!(text, model.generate(&[99], &GENERATION, &|| true).unwrap().unwrap());
         let ending = Generation { end_of_text: text[3], ..GENERATION };
         let first = text.iter().position(|token| *token == text[3]).unwrap();
-        assert_eq!(model.generate(&[99], &ending).unwrap(), text[..first]);
+        assert_eq!(model.generate(&[99], &ending, &|| true).unwrap().unwrap(), text[..first]);
     }
 
     #[cfg(feature = "gpu")]

@@ -105,9 +105,6 @@ impl Session<'_> {
         let step_seed = derive_seed(seed(self.config), Stream::Samples, step);
         let mut samples = Vec::new();
         for (index, prompt) in (0..).zip(&spec.prompts) {
-            if stop.is_cancelled() {
-                return Ok(None);
-            }
             let generation = Generation {
                 max_tokens: spec.max_tokens as usize,
                 end_of_text: stop_token(tokenizer, texts),
@@ -115,7 +112,10 @@ impl Session<'_> {
                 top_k: spec.top_k.map(|count| count as usize),
                 seed: derive_seed(step_seed, Stream::Samples, index),
             };
-            let tokens = transformer.generate(&prompt_tokens(tokenizer, texts, prompt)?, &generation)?;
+            let prompted = prompt_tokens(tokenizer, texts, prompt)?;
+            let Some(tokens) = transformer.generate(&prompted, &generation, &|| !stop.is_cancelled())? else {
+                return Ok(None);
+            };
             let text = shortened(tokenizer.decode(&tokens)?);
             samples.push(Sample { step, prompt: prompt.clone(), text });
         }
