@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -22,14 +23,27 @@ use crate::labels::Owner;
 pub struct Owned<V> {
     views: RwLock<Views<V>>,
     is_listed: watch::Sender<bool>,
+    /// Of which objects the last state is known for a while after they are gone.
+    lingers: fn(&V) -> bool,
 }
+
+/// How long the last state of an object is known that is gone: longer than a reconcile may wait for what else happens.
+const LINGERING: Duration = Duration::from_secs(5);
 
 /// One map for all owners: one for each would cost more memory than what is in it.
 type Views<V> = BTreeMap<(Owner, String), Arc<V>>;
 
 impl<V> Default for Owned<V> {
     fn default() -> Self {
-        Self { views: RwLock::default(), is_listed: watch::Sender::new(false) }
+        Self { views: RwLock::default(), is_listed: watch::Sender::new(false), lingers: |_| false }
+    }
+}
+
+impl<V> Owned<V> {
+    /// One that knows the last state of some objects for a while after they are gone: of those that say in it what nobody else
+    /// knows, and may be gone before a reconcile looks.
+    pub fn lingering(lingers: fn(&V) -> bool) -> Self {
+        Self { lingers, ..Self::default() }
     }
 }
 
@@ -78,6 +92,24 @@ impl<V: PartialEq> Owned<V> {
         views.remove(&(owner.clone(), name.to_owned()));
     }
 
+    /// Knows the last state of an object for a while, and then forgets it.
+    fn linger(self: &Arc<Self>, owner: Owner, name: String, view: V)
+    where
+        V: Send + Sync + 'static,
+    {
+        let (key, view) = ((owner, name), Arc::new(view));
+        self.views.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), view.clone());
+        let cache = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGERING).await;
+            let mut views = cache.views.write().unwrap_or_else(PoisonError::into_inner);
+            // Another object may have its name by now.
+            if views.get(&key).is_some_and(|known| Arc::ptr_eq(known, &view)) {
+                views.remove(&key);
+            }
+        });
+    }
+
     /// Puts another set of objects in place of all, and says whose they are or were.
     fn replace(&self, all: Views<V>) -> Vec<Owner> {
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +130,7 @@ impl<V: PartialEq> Owned<V> {
     ) -> impl Stream<Item = watcher::Result<Owner>> + Send
     where
         K: Resource + Send,
-        V: Send + Sync,
+        V: Send + Sync + 'static,
     {
         let mut listed: Views<V> = BTreeMap::new();
         events
@@ -121,9 +153,14 @@ impl<V: PartialEq> Owned<V> {
                         owner.filter(is_news).into_iter().collect()
                     }
                     Event::Delete(object) => {
-                        let owner = Owner::of(object.meta());
+                        let (owner, name) = (Owner::of(object.meta()), object.name_any());
                         if let Some(owner) = &owner {
-                            self.remove(owner, &object.name_any());
+                            let last = view(object);
+                            if (self.lingers)(&last) {
+                                self.linger(owner.clone(), name, last);
+                            } else {
+                                self.remove(owner, &name);
+                            }
                         }
                         owner.into_iter().collect()
                     }
@@ -170,6 +207,25 @@ mod tests {
         assert_eq!(cache.of(&Owner::training("a", "x")).iter().map(|name| **name).collect::<Vec<_>>(), ["x-1", "x-2"]);
         assert!(cache.of(&Owner::deployment("a", "x")).is_empty() && cache.of(&Owner::training("b", "x")).is_empty());
         assert!(!cache.insert(Owner::training("a", "x"), "x-1".into(), "x-1"), "what is known is no news");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_an_object_that_lingers_the_last_state_is_known_until_a_reconcile_has_looked() {
+        let cache = Arc::new(Owned::lingering(|words: &String| !words.is_empty()));
+        let gone = |words: &str| {
+            let mut object = object("x-1", "x");
+            object.data = Some([("words".to_owned(), words.to_owned())].into());
+            stream::iter([Ok(Event::Apply(object.clone())), Ok(Event::Delete(object))])
+        };
+        let words = |object: ConfigMap| object.data.and_then(|mut data| data.remove("words")).unwrap_or_default();
+        let owner = Owner::training("a", "x");
+        for (last, lingers) in [("I have saved step 7", true), ("", false)] {
+            let changed: Vec<Owner> = cache.clone().follow(gone(last), words).try_collect().await.unwrap();
+            assert_eq!(changed.len(), 2);
+            assert_eq!(cache.get(&owner, "x-1").is_some_and(|known| *known == last), lingers);
+            tokio::time::sleep(LINGERING + Duration::from_millis(1)).await;
+            assert!(cache.of(&owner).is_empty());
+        }
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Context {
             trainings: writers.trainings.as_reader(),
             deployments: writers.deployments.as_reader(),
             jobs: Arc::default(),
-            pods: Arc::default(),
+            // A pod of a suspended run is deleted as soon as it has ended, and says in its last words what it saved.
+            pods: Arc::new(Owned::lingering(|pod| pod.last_words.is_some())),
             workloads: Arc::default(),
             children: Children::default(),
             memories: Memories::default(),
