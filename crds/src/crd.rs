@@ -64,7 +64,14 @@ pub fn model_training() -> CustomResourceDefinition {
         &["spec"],
         &[
             rule(
-                "!has(self.train.loss) || [self.train.loss].all(loss, (loss in ['MSE', 'MAE', 'Huber']) == (self.task == 'Regression') && (loss != 'BinaryCrossEntropy' || self.task == 'Classification'))",
+                &format!(
+                    "!has(self.train.loss) || {}",
+                    named(
+                        "self.train.loss",
+                        "loss",
+                        "(loss in ['MSE', 'MAE', 'Huber']) == (self.task == 'Regression') && (loss != 'BinaryCrossEntropy' || self.task == 'Classification')"
+                    )
+                ),
                 "train.loss does not fit the task: MSE, MAE and Huber are for Regression, CrossEntropy and BinaryCrossEntropy for Classification, CrossEntropy for LanguageModeling",
             ),
             rule(
@@ -119,10 +126,11 @@ fn early_stopping_rule() -> ValidationRule {
                 .collect::<Vec<_>>()
                 .join(", ")
         });
+    let of_task = format!(
+        "self.task == 'Regression' ? metric in [{regression}] : self.task == 'Classification' ? metric in [{classification}] : metric in [{language}]"
+    );
     rule(
-        &format!(
-            "!has(self.train.earlyStopping) || [self.train.earlyStopping.metric].all(metric, self.task == 'Regression' ? metric in [{regression}] : self.task == 'Classification' ? metric in [{classification}] : metric in [{language}])"
-        ),
+        &format!("!has(self.train.earlyStopping) || {}", named("self.train.earlyStopping.metric", "metric", &of_task)),
         &format!("train.earlyStopping.metric {EARLY_STOPPING_METRICS}"),
     )
 }
@@ -137,20 +145,26 @@ fn schedule_rule() -> ValidationRule {
     let minimum = of_the_one_set("schedule", &["wsd", "linear", "cosine"], "minimum");
     let optimizers = ["muon", "adafactor", "lion", "sgd", "adam", "adamW"];
     let rate = of_the_one_set("optimizer", &optimizers, "learningRate");
+    let falls = named("self.optimizer", "optimizer", &format!("{minimum} <= {rate}"));
     rule(
-        // `all` of one is the only way to give a value a name.
-        &format!(
-            "[self.schedule].all(schedule, {minimum} == 0.0 || [self.optimizer].all(optimizer, {minimum} <= {rate}))"
-        ),
+        &named("self.schedule", "schedule", &format!("{minimum} == 0.0 || {falls}")),
         "train.schedule: minimum is the learning rate at the end: it must not be greater than the optimizer's learningRate",
     )
 }
 
-/// Whether the files of `data`, which CEL has as `name`, are of a format that is set, or that their URI's extension tells.
+/// A condition of a value that has a name in it, so that the path to it is walked once: in CEL `all` of one is the only way.
+fn named(value: &str, name: &str, condition: &str) -> String {
+    format!("[{value}].all({name}, {condition})")
+}
+
+/// Whether the URI of `data`, which CEL has as `name`, ends with one of these extensions, compressed or not.
+fn has_extension(name: &str, extensions: &str) -> String {
+    format!("{name}.source.uri.matches('\\\\.({extensions})(\\\\.(gz|bz2|xz|zst))?$')")
+}
+
+/// Whether the files of `data` are of a format that is set, or that their URI's extension tells.
 fn is_format(name: &str, format: &str, extensions: &str) -> String {
-    format!(
-        "(has({name}.format) ? {name}.format == '{format}' : {name}.source.uri.matches('\\\\.({extensions})(\\\\.(gz|bz2|xz|zst))?$'))"
-    )
+    format!("(has({name}.format) ? {name}.format == '{format}' : {})", has_extension(name, extensions))
 }
 
 /// The extensions of plain text.
@@ -187,7 +201,7 @@ fn data_rules() -> [ValidationRule; 4] {
     let is_text = is_format("self", "text", TEXT);
     [
         rule(
-            "has(self.format) || self.source.uri.matches('\\\\.(csv|jsonl|ndjson|json|parquet|txt|text|md)(\\\\.(gz|bz2|xz|zst))?$')",
+            &format!("has(self.format) || {}", has_extension("self", &format!("csv|jsonl|ndjson|json|parquet|{TEXT}"))),
             "data.format: the URI's extension does not say how the files are written: set csv, jsonLines, parquet or text",
         ),
         rule(

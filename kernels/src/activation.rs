@@ -13,11 +13,10 @@ use crate::{
     storage::{BLOCK, combine, contiguous, map_pairs, map_twice, tensor},
 };
 
-/// √(2/π) and the factor of x³, of the approximation with tanh.
+/// √(2/π).
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-const CUBIC: f32 = 0.044_715;
-/// Where GELU's approximation is x or 0 to the last bit; x³ of larger numbers might overflow.
-const SATURATED: f32 = 10.0;
+const CUBIC: f32 = composed::CUBIC as f32;
+const SATURATED: f32 = composed::SATURATED as f32;
 
 /// GELU: x · Φ(x), Φ the distribution function of the standard normal distribution.
 ///

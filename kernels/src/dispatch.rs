@@ -40,9 +40,8 @@ pub(crate) fn run<O: Operation<Flex, N>, const N: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
 ) -> Result<DispatchTensor, [DispatchTensor; N]> {
-    let is_fused = inputs.iter().all(|input| is_on_flex(&input.kind));
     match context(&inputs) {
-        Some(context) if is_fused => Ok(on_backend::<Flex, O, N>(operation, inputs, context)),
+        Some(context) if are_fused(&inputs) => Ok(on_backend::<Flex, O, N>(operation, inputs, context)),
         _ => Err(inputs),
     }
 }
@@ -51,14 +50,17 @@ pub(crate) fn run<O: Operation<Flex, N>, const N: usize>(
 ///
 /// Its numbers are at hand, and what is saved for a backward is what the fused operations save.
 pub fn is_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
-    is_on_flex(&tensor.clone().into_dispatch().kind)
+    are_fused(&[tensor.clone().into_dispatch()])
+}
+
+fn are_fused(tensors: &[DispatchTensor]) -> bool {
+    backend(tensors) == Some(Compiled::Flex) && tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
 }
 
 /// The tensors without autodiff, if all are of `f32` on flex.
 pub(crate) fn on_flex<const N: usize>(inputs: [DispatchTensor; N]) -> Result<[FlexTensor; N], [DispatchTensor; N]> {
-    let is_fused = inputs.iter().all(|input| is_on_flex(&input.kind));
     match context(&inputs) {
-        Some(DispatchAutodiffContext::Disabled) if is_fused => Ok(inputs.map(unwrapped::<Flex>)),
+        Some(DispatchAutodiffContext::Disabled) if are_fused(&inputs) => Ok(inputs.map(unwrapped::<Flex>)),
         _ => Err(inputs),
     }
 }
@@ -72,11 +74,29 @@ pub(crate) fn context(inputs: &[DispatchTensor]) -> Option<DispatchAutodiffConte
     })
 }
 
-fn is_on_flex(kind: &DispatchTensorKind) -> bool {
+/// A backend that this crate is compiled for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compiled {
+    Flex,
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    Cube,
+}
+
+/// The backend that all of the tensors are of.
+pub(crate) fn backend(tensors: &[DispatchTensor]) -> Option<Compiled> {
+    let mut backends = tensors.iter().map(|tensor| compiled(&tensor.kind));
+    let first = backends.next()?;
+    if backends.all(|other| other == first) { first } else { None }
+}
+
+fn compiled(kind: &DispatchTensorKind) -> Option<Compiled> {
     match kind {
-        DispatchTensorKind::Flex(BackendTensor::Float(_) | BackendTensor::Autodiff(_)) => kind.dtype() == DType::F32,
-        DispatchTensorKind::Autodiff(inner) => is_on_flex(inner),
-        _ => false,
+        DispatchTensorKind::Autodiff(inner) => compiled(inner),
+        DispatchTensorKind::Flex(_) => Some(Compiled::Flex),
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        DispatchTensorKind::Cube(_) => Some(Compiled::Cube),
+        #[allow(unreachable_patterns, reason = "there are others where other backends are compiled in")]
+        _ => None,
     }
 }
 

@@ -53,13 +53,13 @@ pub fn causal_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> T
 struct CausalAttention(Shape);
 
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    batch: usize,
-    heads: usize,
-    key_heads: usize,
-    queries: usize,
-    keys: usize,
-    width: usize,
+pub(crate) struct Shape {
+    pub(crate) batch: usize,
+    pub(crate) heads: usize,
+    pub(crate) key_heads: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) width: usize,
     value_width: usize,
 }
 
@@ -116,7 +116,7 @@ impl Operation<Flex, 3> for CausalAttention {
 impl Shape {
     /// # Panics
     /// If the shapes do not fit.
-    fn new(query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Self {
+    pub(crate) fn new(query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Self {
         let [batch, heads, queries, width] = query;
         let [_, key_heads, keys, _] = key;
         let [.., value_width] = value;
@@ -128,13 +128,25 @@ impl Shape {
         Self { batch, heads, key_heads, queries, keys, width, value_width }
     }
 
+    /// That of a sequence's attention to itself, `[batch, length, (heads + 2 · key heads) · width]`.
+    ///
+    /// # Panics
+    /// If that many heads do not divide the numbers of a position.
+    pub(crate) fn of_projection([batch, length, row]: [usize; 3], [heads, key_heads]: [usize; 2]) -> Self {
+        let all = heads + 2 * key_heads;
+        let fits = all > 0 && row.is_multiple_of(all);
+        assert!(fits, "causal_self_attention: {all} heads do not divide {row} numbers evenly");
+        let side = |heads| [batch, heads, length, row / all];
+        Self::new(side(heads), side(key_heads), side(key_heads))
+    }
+
     /// Heads per key head.
-    fn group(self) -> usize {
+    pub(crate) fn group(self) -> usize {
         self.heads / self.key_heads
     }
 
     /// How many keys a query sees.
-    fn visible(self, query: usize) -> usize {
+    pub(crate) fn visible(self, query: usize) -> usize {
         self.keys - self.queries + query + 1
     }
 
@@ -144,8 +156,13 @@ impl Shape {
 
     /// The queries of each tile.
     fn tiles(self) -> impl DoubleEndedIterator<Item = Range<usize>> {
-        (0..self.queries).step_by(TILE).map(move |first| first..self.queries.min(first + TILE))
+        parts(self.queries, TILE)
     }
+}
+
+/// So many of so many at a time.
+pub(crate) fn parts(count: usize, size: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    (0..count).step_by(size).map(move |first| first..count.min(first + size))
 }
 
 /// So many keys and, of those that follow in a row of so many, as many as fill up whole vectors.

@@ -35,15 +35,9 @@ pub fn causal_self_attention(
     [heads, key_heads]: [usize; 2],
     angles: Option<[Tensor<2>; 2]>,
 ) -> Tensor<3> {
-    let [batch, length, row] = projected.dims();
-    let all = heads + 2 * key_heads;
-    let fits = all > 0 && row.is_multiple_of(all);
-    assert!(fits, "causal_self_attention: {all} heads do not divide {row} numbers evenly");
-    let width = row / all;
-    let side = |heads| [batch, heads, length, width];
-    let shape = Shape::new(side(heads), side(key_heads), side(key_heads));
+    let shape = Shape::of_projection(projected.dims(), [heads, key_heads]);
     if let Some(angles) = &angles {
-        check(length, width, angles.each_ref().map(Tensor::dims));
+        check(shape.queries, shape.width, angles.each_ref().map(Tensor::dims));
     }
     let constants = match angles.clone() {
         // Constants: no gradient flows to them.

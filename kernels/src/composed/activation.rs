@@ -10,9 +10,9 @@ use burn::{
 use super::{Composed, run, wide};
 
 /// The factor of x³ in the approximation with tanh.
-const CUBIC: f64 = 0.044_715;
+pub(crate) const CUBIC: f64 = 0.044_715;
 /// Where the approximation with tanh is x or 0 to the last bit; x³ of larger numbers might overflow.
-const SATURATED: f64 = 10.0;
+pub(crate) const SATURATED: f64 = 10.0;
 
 /// [`gelu`](crate::gelu), by the error function.
 ///

@@ -8,6 +8,7 @@ use burn::{
 };
 
 use super::{Composed, rotate, run, wide};
+use crate::attention::{Shape, parts};
 
 /// How many scores of attention stand in memory at a time: 256 MiB in `f32`, and a few times as much for what becomes of
 /// them.
@@ -27,7 +28,8 @@ pub fn causal_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> T
 
 /// [`causal_attention`] with so many scores at a time.
 pub(crate) fn causal_attention_by(scores: usize, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
-    let operation = CausalAttention(Tiles::new(query.dims(), key.dims(), scores));
+    let shape = Shape::new(query.dims(), key.dims(), value.dims());
+    let operation = CausalAttention(Tiles::new(shape, scores));
     Tensor::from_dispatch(run(operation, [query, key, value].map(Tensor::into_dispatch)))
 }
 
@@ -40,12 +42,10 @@ pub fn causal_self_attention(projected: Tensor<3>, heads: [usize; 2], angles: Op
 pub(crate) fn causal_self_attention_by(
     scores: usize,
     projected: Tensor<3>,
-    [heads, key_heads]: [usize; 2],
+    heads: [usize; 2],
     angles: Option<[Tensor<2>; 2]>,
 ) -> Tensor<3> {
-    let [batch, length, row] = projected.dims();
-    let width = row / (heads + 2 * key_heads);
-    let tiles = Tiles::new([batch, heads, length, width], [batch, key_heads, length, width], scores);
+    let tiles = Tiles::new(Shape::of_projection(projected.dims(), heads), scores);
     // Constants: no gradient flows to them.
     let angles = angles.map(|tables| tables.map(Tensor::inner));
     Tensor::from_dispatch(run(CausalSelfAttention { tiles, angles }, [projected.into_dispatch()]))
@@ -54,13 +54,7 @@ pub(crate) fn causal_self_attention_by(
 /// Some sequences' queries of all heads at a time.
 #[derive(Clone, Copy, Debug)]
 struct Tiles {
-    batch: usize,
-    heads: usize,
-    key_heads: usize,
-    queries: usize,
-    keys: usize,
-    /// Of a query or a key.
-    width: usize,
+    shape: Shape,
     /// Sequences of a tile.
     sequences: usize,
     /// Queries of each.
@@ -71,7 +65,8 @@ struct Tiles {
 type Inputs = [Tensor<4>; 3];
 
 impl Tiles {
-    fn new([batch, heads, queries, width]: [usize; 4], [_, key_heads, keys, _]: [usize; 4], scores: usize) -> Self {
+    fn new(shape: Shape, scores: usize) -> Self {
+        let Shape { batch, heads, queries, keys, .. } = shape;
         let fitting = (scores / (heads * keys).max(1)).max(1);
         let rows = match queries.clamp(1, ROWS) {
             rows if rows <= fitting => rows,
@@ -79,22 +74,23 @@ impl Tiles {
             _ => fitting - fitting % EVEN,
         };
         let sequences = (fitting / rows).clamp(1, batch.max(1));
-        Self { batch, heads, key_heads, queries, keys, width, sequences, rows }
+        Self { shape, sequences, rows }
     }
 
     /// The sequences that are taken at a time.
     fn sequences(self) -> impl Iterator<Item = Range<usize>> {
-        parts(self.batch, self.sequences)
+        parts(self.shape.batch, self.sequences)
     }
 
     /// Which key each query stands at, and each key, `[1, 1, 1, keys]`: the last query stands at the last key.
     fn positions(self, like: &Tensor<4>) -> Tensor<4, Int> {
-        let positions: Vec<i32> = (0..self.keys as i32).collect();
-        Tensor::from_data(TensorData::new(positions, [1, 1, 1, self.keys]), &like.device())
+        let keys = self.shape.keys;
+        let positions: Vec<i32> = (0..keys as i32).collect();
+        Tensor::from_data(TensorData::new(positions, [1, 1, 1, keys]), &like.device())
     }
 
     fn scale(self) -> f64 {
-        1.0 / (self.width as f64).sqrt()
+        1.0 / (self.shape.width as f64).sqrt()
     }
 
     /// The output, and per query the logarithm of the sum of e^score, `[batch, heads, queries, 1]`.
@@ -135,7 +131,7 @@ struct Sequences<'a> {
 impl Sequences<'_> {
     fn forward(self, [query, key, value]: Inputs) -> [Tensor<4>; 2] {
         let query = query * self.tiles.scale();
-        let outputs = parts(self.tiles.queries, self.tiles.rows).map(|tile| {
+        let outputs = parts(self.tiles.shape.queries, self.tiles.rows).map(|tile| {
             let scores = self.scores(&query, &key, &tile);
             let largest = scores.clone().max_dim(3);
             let exponentials = (scores - largest.clone()).exp();
@@ -156,7 +152,7 @@ impl Sequences<'_> {
         let mut of_query = Vec::new();
         let (mut of_key, mut of_value) = (None, None);
         // The last tile sees all keys: its gradients of them are whole, and those of the others are added.
-        for tile in parts(tiles.queries, tiles.rows).rev() {
+        for tile in parts(tiles.shape.queries, tiles.rows).rev() {
             let visible = self.visible(&tile);
             let shares = (self.scores(&query, &key, &tile) - of_rows(log_sums, &tile)).exp();
             let gradient = self.by_key_head(of_rows(gradient, &tile));
@@ -193,26 +189,21 @@ impl Sequences<'_> {
 
     /// How many keys the last query of a tile sees: what the others do not see of them is masked.
     fn visible(self, tile: &Range<usize>) -> usize {
-        self.tiles.keys - self.tiles.queries + tile.end
+        self.tiles.shape.visible(tile.end - 1)
     }
 
     /// The heads that share keys are one after another, so their rows are one matrix, and no key is repeated:
     /// `[sequences, heads, rows, …]` as `[sequences, key heads, group · rows, …]`.
     fn by_key_head(self, x: Tensor<4>) -> Tensor<4> {
-        let ([sequences, _, rows, columns], Tiles { heads, key_heads, .. }) = (x.dims(), self.tiles);
-        x.reshape([sequences, key_heads, heads / key_heads * rows, columns])
+        let ([sequences, _, rows, columns], shape) = (x.dims(), self.tiles.shape);
+        x.reshape([sequences, shape.key_heads, shape.group() * rows, columns])
     }
 
     /// And back.
     fn by_head(self, x: Tensor<4>) -> Tensor<4> {
-        let ([sequences, _, rows, columns], Tiles { heads, key_heads, .. }) = (x.dims(), self.tiles);
-        x.reshape([sequences, heads, rows * key_heads / heads, columns])
+        let ([sequences, _, rows, columns], shape) = (x.dims(), self.tiles.shape);
+        x.reshape([sequences, shape.heads, rows / shape.group(), columns])
     }
-}
-
-/// So many of so many at a time.
-fn parts(count: usize, size: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
-    (0..count).step_by(size).map(move |first| first..count.min(first + size))
 }
 
 fn of_sequences(x: &Tensor<4>, range: &Range<usize>) -> Tensor<4> {
@@ -285,7 +276,7 @@ impl Composed<1> for CausalSelfAttention {
         gradient: DispatchTensor,
         _: [bool; 1],
     ) -> [Option<DispatchTensor>; 1] {
-        let gradient = heads_of(Tensor::from_dispatch(gradient), self.tiles.heads);
+        let gradient = heads_of(Tensor::from_dispatch(gradient), self.tiles.shape.heads);
         let saved = Saved { inputs: self.split(projected), log_sums, positions };
         let [query, key, value] = self.tiles.backward(&saved, &gradient);
         // The transpose of a rotation turns back.
@@ -300,7 +291,7 @@ impl Composed<1> for CausalSelfAttention {
 impl CausalSelfAttention {
     /// Query, key and value of a projection, rotated.
     fn split(&self, projected: Tensor<3>) -> Inputs {
-        let Tiles { heads, key_heads, .. } = self.tiles;
+        let Shape { heads, key_heads, .. } = self.tiles.shape;
         let all = heads_of(projected, heads + 2 * key_heads);
         let part = |first, count| all.clone().narrow(1, first, count);
         let turned = |x| match &self.angles {

@@ -19,13 +19,11 @@ use std::fmt::Debug;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use burn::backend::Cube;
 use burn::{
-    backend::{
-        Backend, DispatchAutodiffContext, DispatchKindConversion, DispatchTensor, DispatchTensorKind, Flex,
-        tensor::FloatTensor,
-    },
+    backend::{Backend, DispatchKindConversion, DispatchTensor, Flex, tensor::FloatTensor},
     tensor::{DType, Distribution, Tensor, module},
 };
 
+pub(crate) use self::activation::{CUBIC, SATURATED};
 #[cfg(test)]
 pub(crate) use self::attention::{causal_attention_by, causal_self_attention_by};
 pub use self::{
@@ -34,7 +32,7 @@ pub use self::{
     cross_entropy::{CHUNK_LOGITS, cross_entropy, linear_cross_entropy},
     norm::{layer_norm, rms_norm},
 };
-use crate::dispatch::{Operation, context, on_backend, unwrapped, wrapped};
+use crate::dispatch::{Compiled, Operation, backend, context, on_backend, unwrapped, wrapped};
 
 /// [`linear`](crate::linear).
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
@@ -80,39 +78,11 @@ trait Composed<const N: usize>: Clone + Debug + Send + 'static {
 
 /// Runs it, with its own backward on the backends that this crate is compiled for, and with burn's elsewhere.
 fn run<O: Composed<N>, const N: usize>(operation: O, inputs: [DispatchTensor; N]) -> DispatchTensor {
-    let by_burn = |inputs| operation.forward(inputs, [false; N]).0;
-    let Some(context @ DispatchAutodiffContext::Enabled(_)) = context(&inputs) else { return by_burn(inputs) };
-    match backend(&inputs) {
-        Some(Compiled::Flex) => on_backend::<Flex, _, N>(OnBackend(operation), inputs, context),
+    match (backend(&inputs), context(&inputs)) {
+        (Some(Compiled::Flex), Some(context)) => on_backend::<Flex, _, N>(OnBackend(operation), inputs, context),
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        Some(Compiled::Cube) => on_backend::<Cube, _, N>(OnBackend(operation), inputs, context),
-        None => by_burn(inputs),
-    }
-}
-
-/// A backend that this crate is compiled for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Compiled {
-    Flex,
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    Cube,
-}
-
-/// The backend that all of the tensors are of.
-fn backend(tensors: &[DispatchTensor]) -> Option<Compiled> {
-    let mut backends = tensors.iter().map(|tensor| compiled(&tensor.kind));
-    let first = backends.next()?;
-    if backends.all(|other| other == first) { first } else { None }
-}
-
-fn compiled(kind: &DispatchTensorKind) -> Option<Compiled> {
-    match kind {
-        DispatchTensorKind::Autodiff(inner) => compiled(inner),
-        DispatchTensorKind::Flex(_) => Some(Compiled::Flex),
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        DispatchTensorKind::Cube(_) => Some(Compiled::Cube),
-        #[allow(unreachable_patterns, reason = "there are others where other backends are compiled in")]
-        _ => None,
+        (Some(Compiled::Cube), Some(context)) => on_backend::<Cube, _, N>(OnBackend(operation), inputs, context),
+        _ => operation.forward(inputs, [false; N]).0,
     }
 }
 

@@ -14,33 +14,27 @@ fn of_one(function: impl Fn(Tensor<2>) -> Tensor<2>, (shape, scale): ([usize; 2]
     vec![list(output), gradient(&x, &gradients)]
 }
 
-pub(super) fn compare_gelu(on: On, tolerance: f64) {
+pub(super) fn compare([ours, burns]: [fn(Tensor<2>) -> Tensor<2>; 2], on: On, tolerance: f64) {
     for case in CASES {
-        assert_close(&of_one(gelu, case, on), &of_one(reference::gelu, case, on.exact()), tolerance);
-    }
-}
-
-pub(super) fn compare_gelu_tanh(on: On, tolerance: f64) {
-    for case in CASES {
-        assert_close(&of_one(gelu_tanh, case, on), &of_one(reference::gelu_tanh, case, on.exact()), tolerance);
+        assert_close(&of_one(ours, case, on), &of_one(burns, case, on.exact()), tolerance);
     }
 }
 
 #[test]
 fn gelu_is_burns() {
     // The approximation of Φ is within 2·10⁻⁷; for the gradient, that of x·φ(x) comes to it.
-    compare_gelu(FUSED, 4e-7);
-    compare_gelu(EXACT, ROUNDING);
-    HALVES.into_iter().for_each(|(on, tolerance)| compare_gelu(on, tolerance));
+    compare([gelu, reference::gelu], FUSED, 4e-7);
+    compare([gelu, reference::gelu], EXACT, ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare([gelu, reference::gelu], on, tolerance));
 }
 
 #[test]
 fn gelu_with_tanh_is_burns() {
     // σ is within a few roundings, of an argument of up to 90 with one of 5·10⁻⁶ where σ is next to 0 or 1: there
     // σ's slope times it is below 10⁻⁷.
-    compare_gelu_tanh(FUSED, 5e-7);
-    compare_gelu_tanh(EXACT, ROUNDING);
-    HALVES.into_iter().for_each(|(on, tolerance)| compare_gelu_tanh(on, tolerance));
+    compare([gelu_tanh, reference::gelu_tanh], FUSED, 5e-7);
+    compare([gelu_tanh, reference::gelu_tanh], EXACT, ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare([gelu_tanh, reference::gelu_tanh], on, tolerance));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::tensor::DeviceType;
 
 use super::{Device, On, Tensor, activation, attention, leaf, norm, numbers};
-use crate::{causal_attention, causal_self_attention, composed, gelu, reference};
+use crate::{causal_attention, causal_self_attention, composed, gelu, gelu_tanh, reference};
 
 const PRODUCTS: f64 = if cfg!(feature = "cuda") { 5e-3 } else { 3e-5 };
 
@@ -31,8 +31,8 @@ fn alone() -> MutexGuard<'static, ()> {
 #[test]
 fn activations_are_burns() {
     let _alone = alone();
-    activation::compare_gelu(On::Gpu, 4e-6);
-    activation::compare_gelu_tanh(On::Gpu, 5e-6);
+    activation::compare([gelu, reference::gelu], On::Gpu, 4e-6);
+    activation::compare([gelu_tanh, reference::gelu_tanh], On::Gpu, 5e-6);
     activation::compare_swiglu(On::Gpu, 6e-6);
 }
 

@@ -7,7 +7,6 @@ use stoker_crds::{
     metric::{LOSS, Metrics, Split},
     progress::{HistoryPoint, MAX_SAMPLE_CHARACTERS, MAX_SAMPLES, Sample},
 };
-
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, seed};

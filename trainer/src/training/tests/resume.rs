@@ -3,7 +3,6 @@
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::{Value, json};
 use stoker_crds::{Reason, TrainConfig, artifact::MANIFEST};
-
 use tokio_util::sync::CancellationToken;
 
 use super::{RUNTIME, Recorder, Run, Table, blobs, config, surface, weights};
