@@ -1,13 +1,13 @@
 //! The two `CustomResourceDefinition`s, generated from the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, ValidationRule,
+    CustomResourceDefinition, JSON, JSONSchemaProps, ValidationRule,
 };
 use kube::CustomResourceExt;
 use serde_json::Value;
 
 use crate::{
-    deployment,
+    ModelDeploymentStatus, ModelTrainingStatus, deployment,
     deployment::ModelDeployment,
     training,
     training::{
@@ -17,18 +17,12 @@ use crate::{
     },
 };
 
-/// Both definitions, with the rules that look at a whole resource.
-pub fn all() -> [CustomResourceDefinition; 2] {
-    [model_training(), model_deployment()]
-}
-
 /// Both definitions as `kubectl apply` takes them: what only Rust knows is left out.
 ///
 /// # Errors
 /// If a definition cannot be written as JSON.
 pub fn manifests() -> Result<[Value; 2], serde_json::Error> {
-    let [training, deployment] = all().map(serde_json::to_value);
-    let mut manifests = [training?, deployment?];
+    let mut manifests = [serde_json::to_value(model_training()?)?, serde_json::to_value(model_deployment()?)?];
     manifests.iter_mut().for_each(plain);
     Ok(manifests)
 }
@@ -45,9 +39,10 @@ fn plain(value: &mut Value) {
     }
 }
 
-/// The definition of [`ModelTraining`].
-pub fn model_training() -> CustomResourceDefinition {
+/// The definition of [`ModelTraining`], with the rules that look at a whole resource.
+fn model_training() -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut crd = ModelTraining::crd();
+    set_default(&mut crd, "status", serde_json::to_value(ModelTrainingStatus::initial())?);
     add_rules(
         &mut crd,
         &[],
@@ -108,7 +103,7 @@ pub fn model_training() -> CustomResourceDefinition {
     add_rules(&mut crd, &["spec"], &[model_rule(), early_stopping_rule()]);
     add_rules(&mut crd, &["spec", "data"], &data_rules());
     add_rules(&mut crd, &["spec", "train"], &[schedule_rule()]);
-    crd
+    Ok(crd)
 }
 
 /// Which model a task takes.
@@ -219,11 +214,12 @@ fn data_rules() -> [ValidationRule; 4] {
     ]
 }
 
-/// The definition of [`ModelDeployment`].
-pub fn model_deployment() -> CustomResourceDefinition {
+/// The definition of [`ModelDeployment`], with the rules that look at a whole resource.
+fn model_deployment() -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut crd = ModelDeployment::crd();
+    set_default(&mut crd, "status", serde_json::to_value(ModelDeploymentStatus::initial())?);
     add_rules(&mut crd, &[], &[name_rule(deployment::MAX_NAME, "its Deployments and pods carry it with a suffix")]);
-    crd
+    Ok(crd)
 }
 
 /// While a pod works on a run, what the run is made of stays as it is: nobody loses a run by an edit.
@@ -250,13 +246,23 @@ fn name_rule(longest: usize, why: &str) -> ValidationRule {
 
 /// Adds rules to a property of the schema, or to its root, where the path is empty.
 fn add_rules(crd: &mut CustomResourceDefinition, path: &[&str], rules: &[ValidationRule]) {
+    for schema in properties_at(crd, path) {
+        schema.x_kubernetes_validations.get_or_insert_default().extend_from_slice(rules);
+    }
+}
+
+/// Sets what a property of the resource is that nobody has written yet.
+fn set_default(crd: &mut CustomResourceDefinition, property: &str, value: Value) {
+    for schema in properties_at(crd, &[property]) {
+        schema.default = Some(JSON(value.clone()));
+    }
+}
+
+/// The schema of a property in all versions, or of the whole resource, where the path is empty.
+fn properties_at<'a>(crd: &'a mut CustomResourceDefinition, path: &[&str]) -> Vec<&'a mut JSONSchemaProps> {
     let schemas =
         crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
-    for root in schemas {
-        let target: Option<&mut JSONSchemaProps> =
-            path.iter().try_fold(root, |schema, name| schema.properties.as_mut()?.get_mut(*name));
-        if let Some(schema) = target {
-            schema.x_kubernetes_validations.get_or_insert_default().extend_from_slice(rules);
-        }
-    }
+    schemas
+        .filter_map(|root| path.iter().try_fold(root, |schema, name| schema.properties.as_mut()?.get_mut(*name)))
+        .collect()
 }

@@ -9,6 +9,8 @@
 //! `ModelTraining` and `ModelDeployment`, with their status and their generated `CustomResourceDefinition`s (`crd`).
 
 pub mod artifact;
+#[cfg(feature = "kinds")]
+pub mod condition;
 pub mod config;
 #[cfg(feature = "kinds")]
 pub mod crd;

@@ -1,14 +1,8 @@
-//! `status.conditions`, as kstatus reads them: Flux, Argo CD, kpt and `kubectl wait` depend on them.
+//! How `status.conditions` are set.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-
-/// Whether the resource is what its spec says.
-pub const READY: &str = "Ready";
-/// Whether the operator is on its way there.
-pub const RECONCILING: &str = "Reconciling";
-/// Whether it cannot get there without help.
-pub const STALLED: &str = "Stalled";
+use stoker_crds::condition::{BORN, READY, RECONCILING, STALLED};
 
 /// The state of a resource, in the three ways that kstatus tells apart, and one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +17,8 @@ pub enum State {
     Paused,
 }
 
-/// The three conditions of a state; a transition time moves only when its condition's status does.
+/// The three conditions of a state; a transition time moves only when its condition's status does, and from that of birth, which
+/// is no time.
 ///
 /// `reason` is one word in CamelCase; `message` is for a person.
 pub fn kstatus(
@@ -36,7 +31,9 @@ pub fn kstatus(
 ) -> Vec<Condition> {
     let condition = |type_: &str, holds: bool| {
         let status = if holds { "True" } else { "False" };
-        let unchanged = old.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+        let is_unchanged =
+            |old: &&Condition| old.type_ == type_ && old.status == status && old.last_transition_time != BORN;
+        let unchanged = old.iter().find(is_unchanged);
         let since =
             unchanged.map_or_else(|| Time(whole_seconds(now)), |condition| condition.last_transition_time.clone());
         Condition {

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{metric::Metrics, training::status::StatusError};
+use crate::{condition, metric::Metrics, training::status::StatusError};
 
 /// What became of a ModelDeployment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,6 +46,15 @@ pub struct ModelDeploymentStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+impl ModelDeploymentStatus {
+    /// The status that a deployment is born with, by the default of its definition.
+    pub fn initial() -> Self {
+        let phase = Phase::Pending;
+        let conditions = condition::initial(&format!("{phase:?}"), "waits for the operator");
+        Self { phase: Some(phase), conditions, ..Self::default() }
+    }
 }
 
 /// How a ModelDeployment is.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::CheckpointRef,
+    condition,
     metric::{Metrics, Split},
     progress::{DataStats, HistoryPoint, Sample, Stage, Throughput},
     report::Reason,
@@ -93,6 +94,15 @@ pub struct ModelTrainingStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl ModelTrainingStatus {
+    /// The status that a training is born with, by the default of its definition: it says what is so until its first pod runs.
+    pub fn initial() -> Self {
+        let (phase, run) = (Phase::Pending, 1);
+        let conditions = condition::initial(&format!("{phase:?}"), &phase.describe(run));
+        Self { phase: Some(phase), run, conditions, ..Self::default() }
+    }
+}
+
 /// What a training is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
@@ -118,6 +128,21 @@ impl Phase {
     /// Whether the run is over.
     pub const fn is_finished(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)
+    }
+
+    /// The phase of a run in a sentence.
+    pub fn describe(self, run: u32) -> String {
+        let what = match self {
+            Self::Pending => "waits for its pod to run",
+            Self::Preparing => "reads and converts the data",
+            Self::Training => "takes optimizer steps",
+            Self::Evaluating => "computes the final metrics",
+            Self::Publishing => "writes the model",
+            Self::Succeeded => "has published its model",
+            Self::Failed => "has failed",
+            Self::Suspended => "is held back by spec.suspend",
+        };
+        format!("run {run} {what}")
     }
 
     /// Whether a pod works on it.

@@ -17,6 +17,7 @@ pub mod validate;
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::SignedDuration;
 use kube::{
     ResourceExt,
     runtime::{controller::Action, events::EventType},
@@ -73,7 +74,9 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
         now: context.now(),
     };
     let new = status::next(&old, &facts);
-    if new != old {
+    let age = training.creation_timestamp().map_or(SignedDuration::MAX, |made| context.now().duration_since(made.0));
+    let due = status::due_in(&old, &new, age);
+    if due == Some(SignedDuration::ZERO) {
         write(&context, &context.written_trainings, training.as_ref(), &new).await?;
         tell(&context, &training, &old, &new).await;
     }
@@ -89,7 +92,9 @@ pub async fn reconcile(training: Arc<ModelTraining>, context: Arc<Context>) -> R
     }
     let expires = ttl::expire(&context, &context.written_trainings.newer(training), &new).await?;
     let next_look = if run.is_finished { None } else { status::next_look(&observed, context.now()) };
-    let wait = [expires, next_look].into_iter().flatten().min().and_then(|wait| Duration::try_from(wait).ok());
+    let due_later = due.filter(|due| due.is_positive());
+    let wait =
+        [expires, next_look, due_later].into_iter().flatten().min().and_then(|wait| Duration::try_from(wait).ok());
     Ok(match wait {
         // Nothing becomes of a finished run by itself, and a thousand appointments fill a memory too.
         None if is_finished(&new) => Action::await_change(),
@@ -158,7 +163,7 @@ fn news(old: &ModelTrainingStatus, new: &ModelTrainingStatus) -> Vec<(EventType,
     if !is_same_run || old.phase != new.phase {
         match new.phase {
             Some(phase @ (Phase::Succeeded | Phase::Suspended)) => {
-                news.push((EventType::Normal, format!("{phase:?}"), status::describe(phase, new.run)));
+                news.push((EventType::Normal, format!("{phase:?}"), phase.describe(new.run)));
             }
             Some(Phase::Failed) if news.is_empty() => {
                 news.push((EventType::Warning, "Failed".into(), format!("run {} has failed", new.run)));

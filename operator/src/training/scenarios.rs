@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::{controller::Action, watcher::Event};
 use serde_json::{Value, json};
 use stoker_crds::{ModelTraining, ModelTrainingStatus, Reason, deployment::Version, training::status::Phase};
@@ -65,6 +66,36 @@ async fn the_first_reconcile_makes_the_run_and_says_so() {
     assert_eq!(config["run"]["number"], 1);
     assert_eq!(requests[2].body["metadata"]["name"], "digits-1");
     insta::assert_yaml_snapshot!("first_status", written(&requests));
+}
+
+/// The training as the API server shows it before its status was written for the first time.
+fn born() -> ModelTraining {
+    let mut born = ModelTraining { status: Some(ModelTrainingStatus::initial()), ..fixtures::training() };
+    born.metadata.creation_timestamp = Some(Time(fixtures::now()));
+    born
+}
+
+#[tokio::test]
+async fn a_training_that_only_waits_for_its_pod_as_it_was_born_costs_two_requests() {
+    let server =
+        ApiServer::expecting([Step::echo("PATCH", POLICY), Step::echo("POST", CONFIG_MAPS), Step::echo("POST", JOBS)]);
+    let (context, _writers) = server.context();
+    reconcile(Arc::new(born()), Arc::new(context)).await.unwrap();
+    server.requests().await;
+}
+
+#[tokio::test]
+async fn a_training_that_waits_for_longer_is_looked_at_again_to_say_so() {
+    let server = ApiServer::expecting([Step::echo("PATCH", POLICY)]);
+    let (context, _writers) = server.context();
+    let owner = Owner::training("team", "digits");
+    context.jobs.insert(owner.clone(), "digits-1".into(), fixtures::job(None, 0));
+    let pod = fixtures::pod("digits-1-aaaaa", State::Waiting, 0);
+    let pod = PodView { training: born().metadata.uid, running_since: None, ..pod };
+    context.pods.insert(owner, pod.name.clone(), pod);
+    let action = reconcile(Arc::new(born()), Arc::new(context)).await.unwrap();
+    assert_eq!(action, Action::requeue(Duration::from_secs(60)));
+    server.requests().await;
 }
 
 #[tokio::test]

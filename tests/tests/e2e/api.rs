@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kube::api::DynamicObject;
 use serde_json::json;
-use stoker_crds::training::model::Preset;
+use stoker_crds::{ModelTraining, ModelTrainingStatus, training::model::Preset};
 use stoker_e2e::{Namespace, checkout, command, manifest};
 
 use crate::{
@@ -53,6 +53,18 @@ async fn a_manifest_with_every_field_is_taken() {
         for object in complete() {
             manifest::dry_run(&namespace.client, &namespace.name, &object).await.unwrap();
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_is_born_with_conditions() {
+    test("born", async |namespace: Namespace| {
+        train(&namespace, "lines", &json!({"scheduling": {"nodeSelector": {"stoker.dev/test": "none"}}})).await;
+        let born = namespace.api::<ModelTraining>().get("lines").await.unwrap().status;
+        assert_eq!(born, Some(ModelTrainingStatus::initial()));
+        let named = ["--namespace", namespace.name.as_str(), "--timeout=0", "modeltraining/lines"];
+        command::run("kubectl", &[&["wait", "--for=condition=Reconciling"], &named[..]].concat()).await.unwrap();
     })
     .await;
 }

@@ -4,9 +4,10 @@ mod fold;
 mod outcome;
 mod summary;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use stoker_crds::{
     ModelTrainingStatus,
+    condition::BORN,
     training::{
         Storage,
         model::BaseVersion,
@@ -22,7 +23,7 @@ use crate::{
     pods::PodView,
 };
 
-pub use self::outcome::{describe, next_look};
+pub use self::outcome::next_look;
 
 /// What a status is made from, besides the one before.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,31 @@ pub struct Facts<'a> {
     pub applied: Option<Result<&'a Applied, &'a Error>>,
     /// The time.
     pub now: Timestamp,
+}
+
+/// How long after a training was made its status may be left at what it was born with, while there is nothing else to tell.
+const QUIET_START: SignedDuration = SignedDuration::from_secs(60);
+
+/// How long until a status is to be written over the old one: `None` if they are the same.
+///
+/// A training is born with the status of one that waits for its pod. As long as that is all there is to say, nothing is written: most
+/// pods run within seconds, and then there is more to say.
+pub fn due_in(old: &ModelTrainingStatus, new: &ModelTrainingStatus, age: SignedDuration) -> Option<SignedDuration> {
+    if old == new {
+        return None;
+    }
+    let initial = ModelTrainingStatus::initial();
+    let is_quiet = *old == initial && says(new) == says(&initial);
+    Some(if is_quiet { (QUIET_START - age).max(SignedDuration::ZERO) } else { SignedDuration::ZERO })
+}
+
+/// A status without what no person reads: which spec it is about, and since when its conditions hold.
+fn says(status: &ModelTrainingStatus) -> ModelTrainingStatus {
+    let mut said = ModelTrainingStatus { observed_generation: None, config_digest: None, ..status.clone() };
+    for condition in &mut said.conditions {
+        (condition.observed_generation, condition.last_transition_time) = (None, BORN);
+    }
+    said
 }
 
 /// The next status.
@@ -130,9 +156,7 @@ fn conditions(
     };
     let (reason, message) = match &status.error {
         Some(error) => (error.reason.to_string(), error.message.clone()),
-        None => {
-            (format!("{phase:?}"), waits_for.map_or_else(|| outcome::describe(phase, status.run), ToOwned::to_owned))
-        }
+        None => (format!("{phase:?}"), waits_for.map_or_else(|| phase.describe(status.run), ToOwned::to_owned)),
     };
     let message = match phase {
         Phase::Failed => format!("{message}. {}", outcome::HOW_TO_GO_ON),

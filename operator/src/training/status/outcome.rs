@@ -187,21 +187,6 @@ pub(super) const fn needs_help(reason: Reason) -> bool {
     )
 }
 
-/// A phase in a sentence.
-pub fn describe(phase: Phase, run: u32) -> String {
-    let what = match phase {
-        Phase::Pending => "waits for its pod to run",
-        Phase::Preparing => "reads and converts the data",
-        Phase::Training => "takes optimizer steps",
-        Phase::Evaluating => "computes the final metrics",
-        Phase::Publishing => "writes the model",
-        Phase::Succeeded => "has published its model",
-        Phase::Failed => "has failed",
-        Phase::Suspended => "is held back by spec.suspend",
-    };
-    format!("run {run} {what}")
-}
-
 /// When a status will change with time alone: a silence or a wait becomes worth a word.
 pub fn next_look(observed: &Observed, now: Timestamp) -> Option<SignedDuration> {
     let pod = observed.newest();

@@ -77,6 +77,38 @@ fn holds(status: &ModelTrainingStatus) -> Vec<&str> {
 }
 
 #[test]
+fn while_a_training_only_waits_for_its_pod_the_status_that_it_was_born_with_stands_for_a_minute() {
+    let born = ModelTrainingStatus::initial();
+    let waits = after(0, &born, &observed(job(None, 0), vec![]));
+    let seconds = SignedDuration::from_secs;
+    for (age, left) in [(0, 60), (59, 1), (60, 0), (3600, 0)] {
+        assert_eq!(due_in(&born, &waits, seconds(age)), Some(seconds(left)), "{age}");
+    }
+    assert_eq!(due_in(&waits, &waits, seconds(0)), None);
+    assert_eq!(
+        due_in(&ModelTrainingStatus::default(), &waits, seconds(0)),
+        Some(seconds(0)),
+        "a definition without it"
+    );
+    let says_more = [
+        after(0, &born, &observed(JobView { is_suspended: true, ..job(None, 0) }, vec![])),
+        after(0, &born, &waiting(Reason::SecretNotFound, None)),
+        after(0, &born, &training_pod()),
+        after(0, &born, &observed(job(None, 1), vec![succeeded_pod()])),
+    ];
+    for status in says_more {
+        assert_eq!(due_in(&born, &status, seconds(0)), Some(seconds(0)), "{:?}", status.phase);
+    }
+}
+
+#[test]
+fn conditions_hold_since_the_first_time_that_the_operator_says_so() {
+    let waits = after(0, &ModelTrainingStatus::initial(), &observed(job(None, 0), vec![]));
+    let since: Vec<Timestamp> = waits.conditions.iter().map(|condition| condition.last_transition_time.0).collect();
+    assert_eq!(since, [now(); 3]);
+}
+
+#[test]
 fn a_run_in_progress() {
     insta::assert_yaml_snapshot!(in_progress());
 }
