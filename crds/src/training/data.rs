@@ -236,7 +236,7 @@ impl fmt::Display for Scalar {
 pub struct Outliers {
     /// A row of the training split is dropped if a numeric feature lies more than this many standard deviations from
     /// its mean. Validation and test keep such rows, since a server meets them too.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
     pub z_score: f64,
 }
 
@@ -321,7 +321,7 @@ pub enum TargetTransform {
 ]))]
 pub struct SplitSpec {
     /// Share of the training split.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0 && self <= 1.0", "message": "must be greater than 0 and at most 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMinimum" = true))]
     pub train: f64,
     /// Share of the validation split.
     #[schemars(range(min = 0.0, max = 1.0))]

@@ -200,7 +200,7 @@ pub enum Precision {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GradientClip {
     /// The largest norm of all gradients together.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
     pub norm: f64,
 }
 
@@ -210,7 +210,7 @@ pub struct GradientClip {
 pub struct Ema {
     /// The share of the average that each step keeps. In the first steps it is less, (1 + step)/(10 + step), so that the
     /// first weights are soon forgotten.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub decay: f64,
 }
 

@@ -35,7 +35,7 @@ pub struct FineTune {
     /// The share of the embeddings' and of each layer's outputs that is set to 0 at random in each training step. The default
     /// is the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub dropout: Option<f64>,
     /// Leaves the model's weights as they are, and trains a product of two small matrices that is added to each layer's
     /// (low-rank adaptation). All weights are trained if not set.
@@ -108,7 +108,7 @@ pub struct Lora {
     #[schemars(range(min = 1, max = 1024))]
     pub rank: u32,
     /// What the product is multiplied with, times `rank`.
-    #[schemars(range(max = 65_536.0), extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0, max = 65_536.0), extend("exclusiveMinimum" = true))]
     pub alpha: f64,
     /// The layers that are adapted, by the last part of their names in Hugging Face's transformers: `c_attn`, `c_proj`, `c_fc`
     /// of GPT-2, `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj` of Llama. The default is all

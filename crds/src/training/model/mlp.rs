@@ -13,7 +13,7 @@ pub struct Mlp {
     /// The function after each hidden layer.
     pub activation: Activation,
     /// The share of hidden units that are set to 0 at random in each training step.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub dropout: f64,
 }
 

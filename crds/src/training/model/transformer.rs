@@ -61,7 +61,7 @@ pub struct Transformer {
     pub normalization: Option<Normalization>,
     /// Added to the variance that the normalization divides by. The default is 1e-5.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 1.0), extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMinimum" = true))]
     pub norm_epsilon: Option<f64>,
     /// The function inside the feed-forward layers. The default is `GELU`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ pub struct Transformer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tied_embeddings: Option<bool>,
     /// The share of the embeddings' and of each layer's outputs that is set to 0 at random in each training step.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub dropout: f64,
 }
 

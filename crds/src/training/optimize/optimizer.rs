@@ -59,10 +59,10 @@ pub enum WeightDecayOn {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Sgd {
     /// Size of a step.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
     pub learning_rate: f64,
     /// Share of the last step that goes on; 0 for none.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub momentum: f64,
     /// Whether the momentum looks ahead (Nesterov).
     pub nesterov: bool,
@@ -84,16 +84,16 @@ macro_rules! adam {
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct $name {
             /// Size of a step.
-            #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+            #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
             pub learning_rate: f64,
             /// Decay of the running mean of the gradient.
-            #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+            #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
             pub beta1: f64,
             /// Decay of the running mean of the squared gradient.
-            #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+            #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
             pub beta2: f64,
             /// Added to the denominator.
-            #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+            #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
             pub epsilon: f64,
             /// Weight decay.
             #[schemars(range(min = 0.0))]
@@ -124,13 +124,13 @@ adam!(
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Lion {
     /// Size of a step.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
     pub learning_rate: f64,
     /// Share of the running mean in the direction of a step; the gradient has the rest.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub beta1: f64,
     /// Decay of the running mean of the gradient.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub beta2: f64,
     /// Weight decay, apart from the gradient.
     #[schemars(range(min = 0.0, max = 1000.0))]
@@ -149,10 +149,10 @@ impl Default for Lion {
 pub struct Adafactor {
     /// Size of a step relative to the root mean square of the weights (or to 0.001, if that is larger), and never more
     /// than 1/√step.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
     pub learning_rate: f64,
     /// The running means of the squared gradient take in step t a share of t to the power of this.
-    #[schemars(range(min = -1.0), extend("x-kubernetes-validations" = [{"rule": "self < 0.0", "message": "must be less than 0"}]))]
+    #[schemars(range(min = -1.0, max = 0.0), extend("exclusiveMaximum" = true))]
     pub beta2_decay: f64,
     /// The largest root mean square of a step before it is scaled; a larger step is made smaller.
     #[schemars(range(min = 0.001, max = 1000.0))]
@@ -173,12 +173,12 @@ impl Default for Adafactor {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Muon {
     /// Size of a step.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0", "message": "must be greater than 0"}]))]
+    #[schemars(range(min = 0.0), extend("exclusiveMinimum" = true))]
     pub learning_rate: f64,
     /// How a matrix's shape changes its learning rate.
     pub adjust_learning_rate: MuonRate,
     /// Share of the last step that goes on.
-    #[schemars(range(min = 0.0), extend("x-kubernetes-validations" = [{"rule": "self < 1.0", "message": "must be less than 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMaximum" = true))]
     pub momentum: f64,
     /// Whether the momentum looks ahead (Nesterov).
     pub nesterov: bool,

@@ -58,7 +58,7 @@ pub struct StepDecay {
     pub every: u64,
     /// What it is multiplied by.
     #[serde(default = "default_step_factor")]
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0 && self <= 1.0", "message": "must be greater than 0 and at most 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMinimum" = true))]
     pub factor: f64,
 }
 
@@ -71,7 +71,7 @@ const fn default_step_factor() -> f64 {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Exponential {
     /// What it is multiplied by.
-    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self > 0.0 && self <= 1.0", "message": "must be greater than 0 and at most 1"}]))]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMinimum" = true))]
     pub factor: f64,
 }
 

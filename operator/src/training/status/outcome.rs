@@ -18,8 +18,8 @@ use crate::{
 
 /// How long a pod may be unschedulable before that is called a problem: an autoscaler may be bringing a node.
 const UNSCHEDULABLE_AFTER: SignedDuration = SignedDuration::from_secs(5);
-/// How long a running trainer may keep silent before its phase is guessed.
-const SILENCE: SignedDuration = SignedDuration::from_secs(2);
+/// How long a running trainer may keep silent before its phase is guessed: one that is reached answers within its first second.
+const SILENCE: SignedDuration = SignedDuration::from_secs(5);
 /// What a person does about a run that has failed for good.
 pub(super) const HOW_TO_GO_ON: &str =
     "To run it again, change the spec, or set the annotation stoker.dev/restart to something new";

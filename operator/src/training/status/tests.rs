@@ -207,8 +207,8 @@ fn a_pod_that_no_node_takes_is_a_problem_only_after_a_while() {
 #[test]
 fn a_trainer_that_keeps_silent_is_taken_to_be_preparing() {
     let silent = |age| observed(job(None, 60), vec![pod("digits-1-aaaaa", PodState::Running, age)]);
-    assert_eq!(first(&silent(1)).phase, Some(Phase::Pending));
-    assert_eq!(first(&silent(2)).phase, Some(Phase::Preparing));
+    assert_eq!(first(&silent(4)).phase, Some(Phase::Pending));
+    assert_eq!(first(&silent(5)).phase, Some(Phase::Preparing));
 }
 
 #[test]
