@@ -72,11 +72,13 @@ async fn a_deployment_waits_for_the_first_version_of_its_training() {
         namespace.apply(&lines::deployment("lines", "lines", &json!({}))).await.unwrap();
         let pending = wait("the deployment to say that it has no model")
             .until(&namespace.api(), "lines", |deployment: &ModelDeployment| {
-                deployment.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Pending))
+                deployment.status.as_ref().is_some_and(|status| status.error.is_some())
             })
             .await
             .unwrap();
-        let error = pending.status.unwrap().error.unwrap();
+        let status = pending.status.unwrap();
+        assert_eq!(status.phase, Some(Phase::Pending));
+        let error = status.error.unwrap();
         assert_eq!(error.reason, Reason::ModelNotFound);
         assert!(error.message.contains("lines"), "{}", error.message);
         train(&namespace, "lines", &json!({})).await;
