@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The Debian packages that the cluster and the images need. To be sourced.
+# The Debian packages that the cluster, the images and the tests need. To be sourced.
 
 PACKAGES=(
 	buildah busybox-static ca-certificates catatonit conntrack containernetworking-plugins curl gettext-base
-	iproute2 iptables jq nftables openssl procps runc util-linux
+	iproute2 iptables jq lua5.1 nftables openssl procps runc util-linux
 )
 
 missing_packages() {
