@@ -1,7 +1,9 @@
 //! The Helm release through its life. These tests take Stoker away from others, so they run alone.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
+use k8s_openapi::{
+    api::batch::v1::Job, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{Api, api::ListParams};
 use serde_json::json;
 use stoker_crds::{ModelDeployment, ModelTraining, ModelTrainingStatus, Reason};
 use stoker_e2e::{
@@ -102,6 +104,8 @@ async fn with_a_list_of_namespaces_it_works_in_these_alone_and_needs_no_rights_e
         let is_as_born = |training: &ModelTraining| training.status == Some(ModelTrainingStatus::initial());
         let ignored = other.api::<ModelTraining>().get("ignored").await.unwrap();
         assert!(is_as_born(&ignored), "the operator works in a namespace that is not listed: {ignored:?}");
+        let jobs = other.api::<Job>().list(&ListParams::default()).await.unwrap().items;
+        assert!(jobs.is_empty(), "the operator works in a namespace that is not listed: {jobs:?}");
         let account = format!("--as=system:serviceaccount:{}:{}", release::NAMESPACE, release::NAME);
         for (name, may) in [(&namespace.name, true), (&other.name, false)] {
             // It answers "no" by its exit code.

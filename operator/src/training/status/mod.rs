@@ -58,7 +58,7 @@ pub fn due_in(old: &ModelTrainingStatus, new: &ModelTrainingStatus, age: SignedD
         return None;
     }
     let initial = ModelTrainingStatus::initial();
-    let is_quiet = *old == initial && says(new) == says(&initial);
+    let is_quiet = *old == initial && says(new) == initial;
     Some(if is_quiet { (QUIET_START - age).max(SignedDuration::ZERO) } else { SignedDuration::ZERO })
 }
 

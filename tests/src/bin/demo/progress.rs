@@ -43,9 +43,10 @@ pub(crate) async fn show(client: &Client, name: &str) -> Result<()> {
     }
 }
 
-/// The status, if it is about the current spec.
+/// The status, if it is about the current spec, or that which the training was born with.
 pub(crate) fn current(training: &ModelTraining) -> Option<&ModelTrainingStatus> {
-    training.status.as_ref().filter(|status| status.observed_generation == training.metadata.generation)
+    let is_current = |observed: Option<i64>| observed.is_none() || observed == training.metadata.generation;
+    training.status.as_ref().filter(|status| is_current(status.observed_generation))
 }
 
 /// The one line.

@@ -11,7 +11,10 @@ use stoker_crds::{
     serving::INFERENCE_PORT,
     training,
 };
-use stoker_e2e::{Error, Result, checkout, command, endpoint::Endpoint, evaluate::evaluate, manifest, wait::Wait};
+use stoker_e2e::{
+    Error, Result, checkout, command, endpoint::Endpoint, error::ApiContext as _, evaluate::evaluate, manifest,
+    wait::Wait,
+};
 
 use crate::{
     progress,
@@ -155,9 +158,7 @@ async fn metrics_of(client: &Client, deployment: &ModelDeployment) -> Result<Met
         return Err(Error::Unexpected(format!("ModelDeployment {} serves no training", deployment.name_any())));
     };
     let trainings: Api<ModelTraining> = Api::namespaced(client.clone(), NAMESPACE);
-    let training = Wait::new(format!("ModelTraining {}", training.name), Duration::from_secs(30))
-        .until(&trainings, &training.name, |training| training.status.is_some())
-        .await?;
+    let training = trainings.get(&training.name).await.asked(format!("read ModelTraining {}", training.name))?;
     let metrics = training.status.and_then(|mut status| status.metrics.remove(&Split::Test));
     metrics.ok_or_else(|| Error::Unexpected("the training's status has no metrics of the test split".to_owned()))
 }
