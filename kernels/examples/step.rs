@@ -39,7 +39,7 @@ static PLACE: LazyLock<(Device, DType)> = LazyLock::new(|| match gpu() {
 });
 
 /// The first GPU, if one is asked for.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg(feature = "gpu")]
 fn gpu() -> Option<Device> {
     use burn::tensor::DeviceType;
 
@@ -51,7 +51,7 @@ fn gpu() -> Option<Device> {
     is_asked_for.then(|| Device::enumerate(api).into_vec().into_iter().next())?
 }
 
-#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+#[cfg(not(feature = "gpu"))]
 fn gpu() -> Option<Device> {
     None
 }

@@ -78,7 +78,7 @@ pub(crate) fn context(inputs: &[DispatchTensor]) -> Option<DispatchAutodiffConte
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compiled {
     Flex,
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    #[cfg(feature = "gpu")]
     Cube,
 }
 
@@ -93,7 +93,7 @@ fn compiled(kind: &DispatchTensorKind) -> Option<Compiled> {
     match kind {
         DispatchTensorKind::Autodiff(inner) => compiled(inner),
         DispatchTensorKind::Flex(_) => Some(Compiled::Flex),
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        #[cfg(feature = "gpu")]
         DispatchTensorKind::Cube(_) => Some(Compiled::Cube),
         #[allow(unreachable_patterns, reason = "there are others where other backends are compiled in")]
         _ => None,

@@ -8,6 +8,8 @@
 //! else (CUDA, Vulkan, other precisions) it is composed of burn's own operations, of which burn's fusion makes kernels, and
 //! has a backward of its own where that keeps less: see [`composed`]. So the same model runs on every device.
 //!
+//! [`Adam`] and [`AdamW`] have a kernel of their own on a GPU too.
+//!
 //! The results are the same to the last bit each time, however many threads there are: the work is cut into pieces by
 //! the shapes alone, and partial sums are added in order. They differ from the composed operations by rounding.
 //!

@@ -16,7 +16,7 @@ mod tests;
 
 use std::fmt::Debug;
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg(feature = "gpu")]
 use burn::backend::Cube;
 use burn::{
     backend::{Backend, DispatchKindConversion, DispatchTensor, Flex, tensor::FloatTensor},
@@ -80,7 +80,7 @@ trait Composed<const N: usize>: Clone + Debug + Send + 'static {
 fn run<O: Composed<N>, const N: usize>(operation: O, inputs: [DispatchTensor; N]) -> DispatchTensor {
     match (backend(&inputs), context(&inputs)) {
         (Some(Compiled::Flex), Some(context)) => on_backend::<Flex, _, N>(OnBackend(operation), inputs, context),
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        #[cfg(feature = "gpu")]
         (Some(Compiled::Cube), Some(context)) => on_backend::<Cube, _, N>(OnBackend(operation), inputs, context),
         _ => operation.forward(inputs, [false; N]).0,
     }

@@ -6,12 +6,18 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::DeviceType;
+use burn::tensor::{DType, DeviceType};
 
-use super::{Device, On, Tensor, activation, attention, leaf, norm, numbers};
+use super::{
+    Device, On, Tensor, activation,
+    adam::{self, Comparison},
+    attention, leaf, norm, numbers,
+};
 use crate::{causal_attention, causal_self_attention, composed, gelu, gelu_tanh, reference};
 
 const PRODUCTS: f64 = if cfg!(feature = "cuda") { 5e-3 } else { 3e-5 };
+
+const GPU: On = On::Gpu(DType::F32);
 
 pub(super) fn device() -> Device {
     #[cfg(feature = "cuda")]
@@ -31,30 +37,52 @@ fn alone() -> MutexGuard<'static, ()> {
 #[test]
 fn activations_are_burns() {
     let _alone = alone();
-    activation::compare([gelu, reference::gelu], On::Gpu, 4e-6);
-    activation::compare([gelu_tanh, reference::gelu_tanh], On::Gpu, 5e-6);
-    activation::compare_swiglu(On::Gpu, 6e-6);
+    activation::compare([gelu, reference::gelu], GPU, 4e-6);
+    activation::compare([gelu_tanh, reference::gelu_tanh], GPU, 5e-6);
+    activation::compare_swiglu(GPU, 6e-6);
 }
 
 #[test]
 fn normalizations_are_burns() {
     let _alone = alone();
-    norm::compare_layer_norm(On::Gpu, 10.0 * norm::TOLERANCE);
-    norm::compare_rms_norm(On::Gpu, 10.0 * norm::TOLERANCE);
+    norm::compare_layer_norm(GPU, 10.0 * norm::TOLERANCE);
+    norm::compare_rms_norm(GPU, 10.0 * norm::TOLERANCE);
 }
 
 #[test]
 fn attention_is_burns_by_tiles_of_any_size() {
     let _alone = alone();
-    attention::compare(causal_attention, On::Gpu, 1.0, PRODUCTS);
+    attention::compare(causal_attention, GPU, 1.0, PRODUCTS);
     let tiled: attention::Attention = |query, key, value| composed::causal_attention_by(4000, query, key, value);
-    attention::compare(tiled, On::Gpu, 1.0, PRODUCTS);
+    attention::compare(tiled, GPU, 1.0, PRODUCTS);
 }
 
 #[test]
 fn attention_of_one_projection_is_burns() {
     let _alone = alone();
-    attention::compare_projected(causal_self_attention, On::Gpu, PRODUCTS);
+    attention::compare_projected(causal_self_attention, GPU, PRODUCTS);
+}
+
+#[test]
+fn a_step_of_adam_is_burns_and_either_goes_on_from_the_others_state() {
+    let _alone = alone();
+    Comparison { on: GPU, turns: &adam::TURNS, burns_on: GPU.exact(), tolerance: adam::TOLERANCE }.run();
+    adam::assert_what_is_held_stays(GPU);
+}
+
+/// burn's own is not a number in `f16` where a gradient's square is zero there.
+#[test]
+fn steps_of_adam_in_half_precision_round_nothing_but_what_they_keep() {
+    let _alone = alone();
+    // Parameter and moments are kept four times, rounded by this of a number.
+    for (half, rounding) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
+        let on = On::Gpu(half);
+        if device().supports_dtype(half) {
+            Comparison { on, turns: &[adam::OURS], burns_on: on.exact(), tolerance: 4.0 * rounding }.run();
+        } else {
+            println!("no {half:?} on this GPU");
+        }
+    }
 }
 
 /// The bytes on the GPU after the forward of an operation on three tensors of 256 KiB, which its backward waits for.
@@ -64,7 +92,7 @@ fn kept(operation: impl Fn([Tensor<4>; 3]) -> Tensor<4>) -> u64 {
         device.sync().expect("the GPU works");
         device.memory_pool_usage().expect("it knows its memory").bytes_in_use
     };
-    let inputs = [1, 2, 3].map(|seed| leaf(&numbers(seed, 65_536, 1.0), [1, 8, 512, 16], On::Gpu));
+    let inputs = [1, 2, 3].map(|seed| leaf(&numbers(seed, 65_536, 1.0), [1, 8, 512, 16], GPU));
     let before = used();
     let output = operation(inputs.clone());
     let kept = used() - before;

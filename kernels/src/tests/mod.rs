@@ -9,7 +9,7 @@ mod attention;
 mod cross_entropy;
 mod dispatch;
 mod dropout;
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg(feature = "gpu")]
 mod gpu;
 mod linear;
 mod norm;
@@ -32,8 +32,8 @@ enum On {
     Flex(DType),
     /// On flex in double precision, but the numbers as they are in half of one.
     Rounded(DType),
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    Gpu,
+    #[cfg(feature = "gpu")]
+    Gpu(DType),
 }
 
 /// Where the fused operations run.
@@ -49,6 +49,8 @@ impl On {
     fn exact(self) -> Self {
         match self {
             Self::Flex(half @ (DType::BF16 | DType::F16)) => Self::Rounded(half),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(half @ (DType::BF16 | DType::F16)) => Self::Rounded(half),
             _ => EXACT,
         }
     }
@@ -56,16 +58,16 @@ impl On {
     fn device(self) -> Device {
         match self {
             Self::Flex(_) | Self::Rounded(_) => device(),
-            #[cfg(any(feature = "cuda", feature = "wgpu"))]
-            Self::Gpu => gpu::device(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(_) => gpu::device(),
         }
     }
 
     fn dtype(self) -> DType {
         match self {
             Self::Flex(dtype) | Self::Rounded(dtype) => dtype,
-            #[cfg(any(feature = "cuda", feature = "wgpu"))]
-            Self::Gpu => DType::F32,
+            #[cfg(feature = "gpu")]
+            Self::Gpu(dtype) => dtype,
         }
     }
 }
