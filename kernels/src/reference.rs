@@ -2,7 +2,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-use burn::tensor::{Bool, Tensor, activation, module};
+use burn::tensor::{Bool, Int, Tensor, activation, module};
 
 use crate::composed::{rotate, wide};
 
@@ -73,4 +73,19 @@ pub fn causal_self_attention(
         None => (query, key),
     };
     causal_attention(query, key, value).swap_dims(1, 2).reshape([batch, length, heads * width])
+}
+
+/// [`linear_cross_entropy`](crate::linear_cross_entropy), with all logits in memory.
+pub fn linear_cross_entropy(
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    row_weights: Tensor<1>,
+    vocabulary: usize,
+) -> Tensor<1> {
+    let logits = wide(hidden.matmul(weight.narrow(0, 0, vocabulary).transpose()));
+    let of_targets = activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1);
+    let row_weights = wide(row_weights);
+    let total = row_weights.clone().sum().clamp_min(f32::MIN_POSITIVE);
+    -(of_targets * row_weights).sum() / total
 }

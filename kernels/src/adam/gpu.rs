@@ -66,7 +66,7 @@ pub(super) fn updated(
     Dispatch::adam_step(parameter, gradient, moment_1, moment_2, update).into()
 }
 
-/// The update as burn's fusion queues it, with the operations before and after it.
+/// The update as burn's fusion queues it, between the operations before and after it.
 #[backend_extension(Cube, Fusion)]
 pub(crate) trait AdamStep: Backend {
     /// The new parameter and moments.

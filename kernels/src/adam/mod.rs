@@ -56,7 +56,7 @@ impl Optimizer for Adam {
         state: Option<AdamState<D>>,
     ) -> (Tensor<D>, Option<AdamState<D>>) {
         let step = Step { parameter, gradient, momentum: state.map(|state| state.momentum) };
-        match step.fused(self, rate) {
+        match step.in_one_pass(self, rate) {
             Ok((parameter, momentum)) => (parameter, Some(AdamState::new(momentum))),
             Err(Step { parameter, gradient, momentum }) => {
                 let config = AdamConfig::new().with_beta_1(self.beta_1).with_beta_2(self.beta_2);
@@ -83,7 +83,7 @@ impl Optimizer for AdamW {
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
         let step = Step { parameter, gradient, momentum: state.map(|state| state.momentum) };
-        match step.fused(self, rate) {
+        match step.in_one_pass(self, rate) {
             Ok((parameter, momentum)) => (parameter, Some(AdamWState::new(momentum))),
             Err(Step { parameter, gradient, momentum }) => {
                 let config = AdamWConfig::new().with_beta_1(self.beta_1).with_beta_2(self.beta_2);
@@ -155,18 +155,24 @@ impl<const D: usize> Step<D> {
     /// The parameter and its moments after the step; gives everything back where none of this crate's updates takes it, or
     /// the moments are those of a burn optimizer with AMSGrad, whose maximum is to be kept.
     #[expect(clippy::result_large_err, reason = "it is moved once, and what it holds is larger")]
-    fn fused(self, rule: &impl Rule, rate: LearningRate) -> Result<(Tensor<D>, AdaptiveMomentumState<D>), Self> {
+    fn in_one_pass(self, rule: &impl Rule, rate: LearningRate) -> Result<(Tensor<D>, AdaptiveMomentumState<D>), Self> {
         if self.momentum.as_ref().is_some_and(|momentum| momentum.max_moment_2.is_some()) {
             return Err(self);
         }
         let Self { parameter, gradient, momentum } = self;
         let AdaptiveMomentumState { time, moment_1, moment_2, .. } =
             momentum.unwrap_or_else(|| AdaptiveMomentumState::new(0, gradient.zeros_like(), gradient.zeros_like()));
+        let shape = parameter.dims();
+        for (name, other) in [("gradient", &gradient), ("first moment", &moment_1), ("second moment", &moment_2)] {
+            assert_eq!(other.dims(), shape, "Adam: the {name} is not of the parameter's shape");
+        }
         let tensors = [parameter, gradient, moment_1, moment_2].map(Tensor::into_dispatch);
         let updated = match place(&tensors) {
             Some((Compiled::Flex, DType::F32)) => flex::updated(&rule.on_flex(rate, time + 1), tensors),
             #[cfg(feature = "gpu")]
-            Some((Compiled::Cube, _)) => gpu::updated(rule.on_gpu(rate, time + 1), tensors),
+            Some((Compiled::Cube, DType::F32 | DType::F16 | DType::BF16)) => {
+                gpu::updated(rule.on_gpu(rate, time + 1), tensors)
+            }
             _ => {
                 let [parameter, gradient, moment_1, moment_2] = tensors.map(Tensor::from_dispatch);
                 let momentum = AdaptiveMomentumState::new(time, moment_1, moment_2);

@@ -31,9 +31,14 @@ pub fn linear_cross_entropy(
     row_weights: Tensor<1>,
     vocabulary: usize,
 ) -> Tensor<1> {
-    let chunk = (CHUNK_LOGITS / weight.dims()[0].max(1)).clamp(1, CHUNK_ROWS);
+    let chunk = chunk_rows(weight.dims()[0]);
     let targets = targets.clamp(0, vocabulary.saturating_sub(1) as i64);
     by_chunks(hidden, weight, targets, row_weights, vocabulary, chunk)
+}
+
+/// The rows of a chunk, of a weight of so many rows.
+pub(super) fn chunk_rows(tokens: usize) -> usize {
+    (CHUNK_LOGITS / tokens.max(1)).clamp(1, CHUNK_ROWS)
 }
 
 /// [`linear_cross_entropy`] by so many rows at a time.

@@ -2,13 +2,14 @@
 
 use std::f64::consts::PI;
 
-use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 
 use super::{
     causal_attention,
-    cross_entropy::{CHUNK_ROWS, by_chunks},
+    cross_entropy::{CHUNK_LOGITS, CHUNK_ROWS, by_chunks, chunk_rows},
     gelu_tanh, layer_norm, linear_cross_entropy, rms_norm, swiglu,
 };
+use crate::reference;
 
 /// Numbers from -1 to 1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -172,11 +173,9 @@ impl Prediction {
         by_chunks(hidden.clone(), head.clone(), targets.clone(), weights.clone(), 4, chunk)
     }
 
-    /// By burn's own operations, with all logits in memory.
     fn composed_loss(&self) -> Tensor<1> {
-        let logits = self.hidden.clone().matmul(self.head.clone().narrow(0, 0, 4).transpose());
-        let chosen = activation::log_softmax(logits, 1).gather(1, self.targets.clone().unsqueeze_dim(1));
-        -(chosen.squeeze_dim::<1>(1) * self.weights.clone()).sum() / WEIGHTS.iter().sum::<f32>()
+        let Self { hidden, head, targets, weights } = self;
+        reference::linear_cross_entropy(hidden.clone(), head.clone(), targets.clone(), weights.clone(), 4)
     }
 
     fn gradients(&self, found: &Gradients) -> [Vec<f32>; 2] {
@@ -212,6 +211,13 @@ fn loss_and_gradients_are_those_of_the_composed_operations_in_chunks_of_any_size
         }
         assert_close(&read(loss), &wide(&read(composed.clone())));
     }
+}
+
+#[test]
+fn a_chunk_has_no_more_logits_and_rows_than_it_may_and_one_row_at_least() {
+    assert_eq!(chunk_rows(16), CHUNK_ROWS);
+    assert_eq!(chunk_rows(50_304), CHUNK_LOGITS / 50_304);
+    assert_eq!(chunk_rows(2 * CHUNK_LOGITS), 1);
 }
 
 #[test]

@@ -24,8 +24,13 @@ fn tensor(seed: u64, shape: [usize; 2], on: On) -> Tensor<2> {
     constant(&numbers(seed, shape[0] * shape[1], 1.0), shape, on).inner()
 }
 
-/// How many numbers: one, one that no width of vectors divides, and several blocks.
-const SHAPES: [[usize; 2]; 3] = [[1, 1], [3, 5], [7, 4999]];
+/// The same by columns: a parameter whose gradient came from a product lies so.
+fn transposed(seed: u64, [rows, columns]: [usize; 2], on: On) -> Tensor<2> {
+    tensor(seed, [columns, rows], on).transpose()
+}
+
+/// How many numbers: one, none that a width of vectors divides, several blocks, and vectors of any width.
+const SHAPES: [[usize; 2]; 4] = [[1, 1], [3, 5], [7, 4999], [8, 64]];
 /// Whose steps they are: all this crate's (`true`), or burn's among them.
 pub(super) const OURS: [bool; 4] = [true; 4];
 pub(super) const TURNS: [[bool; 4]; 3] = [OURS, [false, true, true, false], [true, false, false, true]];
@@ -39,7 +44,7 @@ where
     O: Optimizer,
     B: Optimizer<State<2> = O::State<2>>,
 {
-    let start = (tensor(1, shape, on), None);
+    let start = (transposed(1, shape, on), None);
     let (parameter, state) = is_ours.iter().enumerate().fold(start, |(parameter, state), (step, is_ours)| {
         let gradient = tensor(step as u64 + 2, shape, on);
         if *is_ours {
@@ -106,6 +111,12 @@ fn a_step_is_burns_to_the_last_bit_and_either_goes_on_from_the_others_state() {
 #[test]
 fn parameter_and_moments_stay_as_they_are_if_somebody_else_holds_them() {
     assert_what_is_held_stays(FUSED);
+}
+
+#[test]
+#[should_panic(expected = "the gradient is not of the parameter's shape")]
+fn a_gradient_of_another_shape_is_refused() {
+    ADAMW.step(RATE, tensor(1, [2, 3], FUSED), tensor(2, [3, 2], FUSED), None);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 use burn::tensor::Int;
 
 use super::{
-    EXACT, FUSED, On, Outcome, Tensor, TensorData, assert_close, backward, constant, device, gradient, leaf, list,
-    numbers,
+    EXACT, FUSED, HALVES, On, Outcome, ROUNDING, Tensor, TensorData, assert_close, backward, constant, device,
+    gradient, leaf, list, numbers,
 };
-use crate::{composed, cross_entropy, linear_cross_entropy};
+use crate::{composed, cross_entropy, linear_cross_entropy, reference};
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -51,35 +51,36 @@ fn of(function: Loss, case: Case, targets: &[i64], row_weights: &[f32], on: On) 
     let values = numbers(2, shape[0] * width, 1.0);
     let weight = if is_transposed { leaf(&values, [width, shape[0]], on) } else { leaf(&values, shape, on) };
     let seen = if is_transposed { weight.clone().transpose() } else { weight.clone() };
-    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets.to_vec(), [rows]), &device());
+    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets.to_vec(), [rows]), &on.device());
     let loss = function(hidden.clone(), seen, targets, constant(row_weights, [rows], on), vocabulary);
     // The loss's gradient is not 1, so that the backward has something to scale.
     let gradients = backward(&(loss.clone() * 3.0));
     vec![list(loss), gradient(&hidden, &gradients), gradient(&weight, &gradients)]
 }
 
-fn compare(case: Case, targets: &[i64], row_weights: &[f32], tolerance: f64) {
-    let fused = of(linear_cross_entropy, case, targets, row_weights, FUSED);
-    let exact = of(composed::linear_cross_entropy, case, targets, row_weights, EXACT);
-    assert_close(&fused, &exact, tolerance);
+/// On all cases, with numbers of the hidden states of up to `scale`.
+pub(super) fn compare(on: On, scale: f32, tolerance: f64) {
+    for case in CASES.map(|case| Case { scale, ..case }) {
+        for row_weights in [row_weights(case), vec![1.0; case.rows]] {
+            let exact = of(reference::linear_cross_entropy, case, &targets(case), &row_weights, on.exact());
+            assert_close(&of(linear_cross_entropy, case, &targets(case), &row_weights, on), &exact, tolerance);
+        }
+    }
 }
 
 #[test]
-fn the_loss_and_its_gradients_are_the_composed_ones() {
-    for case in CASES {
-        // Logits of up to 5 with an error of 10⁻⁶ at most, which is that of a probability, relative to it. The gradients
-        // are sums of such with weights that sum to 1.
-        compare(case, &targets(case), &row_weights(case), 2e-6);
-        compare(case, &targets(case), &vec![1.0; case.rows], 2e-6);
-    }
+fn the_loss_and_its_gradients_are_burns() {
+    // Logits of up to 5 with an error of 10⁻⁶ at most, which is that of a probability, relative to it. The gradients
+    // are sums of such with weights that sum to 1.
+    compare(FUSED, 1.0, 2e-6);
+    compare(EXACT, 1.0, ROUNDING);
+    HALVES.into_iter().for_each(|(on, tolerance)| compare(on, 1.0, tolerance));
 }
 
 #[test]
 fn large_logits_do_not_overflow() {
-    for case in CASES {
-        // Logits of up to 1000 · √16 have an error of several roundings, together up to 10⁻³ relative to a probability.
-        compare(Case { scale: 1000.0, ..case }, &targets(case), &row_weights(case), 2e-3);
-    }
+    // Logits of up to 1000 · √16 have an error of several roundings, together up to 10⁻³ relative to a probability.
+    compare(FUSED, 1000.0, 2e-3);
 }
 
 #[test]

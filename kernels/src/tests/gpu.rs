@@ -1,4 +1,4 @@
-//! The composed operations on a GPU, where burn's fusion makes kernels of them.
+//! The composed operations on a GPU, where burn's fusion makes kernels of them, and the kernel that updates parameters.
 //!
 //! Its exponentials, error functions and divisions are off by a few units in the last place, and an exponential by some more
 //! of a large argument, so that the tolerances of the fused ones are taken times 10. On an NVIDIA GPU products of matrices may
@@ -9,9 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::tensor::{DType, DeviceType};
 
 use super::{
-    Device, On, Tensor, activation,
+    Device, HALVES, On, Tensor, activation,
     adam::{self, Comparison},
-    attention, leaf, norm, numbers,
+    attention, cross_entropy, leaf, norm, numbers,
 };
 use crate::{causal_attention, causal_self_attention, composed, gelu, gelu_tanh, reference};
 
@@ -26,6 +26,16 @@ pub(super) fn device() -> Device {
     let api = DeviceType::Wgpu;
     let first = Device::enumerate(api).into_vec().into_iter().next();
     first.expect("a driver shows a GPU").autodiff()
+}
+
+/// The half precisions that the GPU has, and their tolerances as on flex.
+fn halves() -> impl Iterator<Item = (On, f64)> {
+    let device = device();
+    HALVES.into_iter().map(|(on, tolerance)| (On::Gpu(on.dtype()), tolerance)).filter(move |(on, _)| {
+        let is_there = device.supports_dtype(on.dtype());
+        println!("{:?} on this GPU: {is_there}", on.dtype());
+        is_there
+    })
 }
 
 /// Held while a test uses the GPU: the memory in use is that of the whole process.
@@ -64,6 +74,28 @@ fn attention_of_one_projection_is_burns() {
 }
 
 #[test]
+fn the_loss_of_a_language_model_is_burns() {
+    let _alone = alone();
+    cross_entropy::compare(GPU, 1.0, PRODUCTS);
+}
+
+/// Each of them at once, so that a GPU that has both computes in both.
+#[test]
+fn in_half_precision_all_are_burns() {
+    let _alone = alone();
+    for (on, tolerance) in halves() {
+        activation::compare([gelu, reference::gelu], on, tolerance);
+        activation::compare([gelu_tanh, reference::gelu_tanh], on, tolerance);
+        activation::compare_swiglu(on, tolerance);
+        norm::compare_layer_norm(on, tolerance);
+        norm::compare_rms_norm(on, tolerance);
+        attention::compare(causal_attention, on, 1.0, tolerance);
+        attention::compare_projected(causal_self_attention, on, tolerance);
+        cross_entropy::compare(on, 1.0, tolerance);
+    }
+}
+
+#[test]
 fn a_step_of_adam_is_burns_and_either_goes_on_from_the_others_state() {
     let _alone = alone();
     Comparison { on: GPU, turns: &adam::TURNS, burns_on: GPU.exact(), tolerance: adam::TOLERANCE }.run();
@@ -74,14 +106,10 @@ fn a_step_of_adam_is_burns_and_either_goes_on_from_the_others_state() {
 #[test]
 fn steps_of_adam_in_half_precision_round_nothing_but_what_they_keep() {
     let _alone = alone();
-    // Parameter and moments are kept four times, rounded by this of a number.
-    for (half, rounding) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
-        let on = On::Gpu(half);
-        if device().supports_dtype(half) {
-            Comparison { on, turns: &[adam::OURS], burns_on: on.exact(), tolerance: 4.0 * rounding }.run();
-        } else {
-            println!("no {half:?} on this GPU");
-        }
+    for (on, _) in halves() {
+        // Parameter and moments are kept four times, rounded by this of a number.
+        let rounding = if on.dtype() == DType::BF16 { 1.0 / 256.0 } else { 1.0 / 2048.0 };
+        Comparison { on, turns: &[adam::OURS], burns_on: on.exact(), tolerance: 4.0 * rounding }.run();
     }
 }
 
