@@ -7,6 +7,8 @@ export STOKER_CACHE=${STOKER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stoker}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$STOKER_CACHE/target}
 # The cluster's own kubectl and helm come first.
 export PATH=$STOKER_CACHE/bin/current:$PATH
+# As in images/trainer.Containerfile: what is built with CUDA runs with drivers of CUDA 12, too.
+export CUDARC_CUDA_VERSION=12090
 
 # One selection of packages and targets for every build, so that features, and with them dependencies, stay the same.
 build() { cargo build --release --locked --workspace --all-targets; }
@@ -45,9 +47,10 @@ apt_install() {
 install_peers() {
 	local peer=$STOKER_CACHE/peer required=bench/peer/requirements.txt
 	export STOKER_PEER=$peer/bin/python
+	# Debian's python3 alone makes no environments, and lacks the headers with which torch.compile compiles C and C++.
+	{ python3 -c 'import ensurepip, venv, sysconfig; open(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null &&
+		command -v g++ >/dev/null; } || apt_install python3-venv python3-dev g++
 	cmp --silent "$required" "$peer/requirements.txt" && return
-	# Debian's python3 alone makes no environments.
-	python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
 	say "Installing PyTorch, transformers, Polars and pandas (once, some gigabytes)"
 	python3 -m venv "$peer"
 	"$peer/bin/pip" install --quiet --disable-pip-version-check --requirement "$required"

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 import glob
 import itertools
 import os
@@ -105,7 +106,9 @@ def read(data):
         encoded, end, vocabulary = (list(document.encode()) for document in documents), 256, 257
     else:
         tokenizer = Tokenizer.from_file(tokenizer["file"]["uri"].removeprefix("file://"))
-        encoded = (encoding.ids for encoding in tokenizer.encode_batch(documents, add_special_tokens=False))
+        # Copies of a document are encoded once.
+        encode = functools.cache(lambda document: tokenizer.encode(document, add_special_tokens=False).ids)
+        encoded = map(encode, documents)
         end, vocabulary = tokenizer.token_to_id(END_OF_TEXT), tokenizer.get_vocab_size()
     return torch.tensor([token for document in encoded for token in [*document, end]]), vocabulary
 

@@ -36,24 +36,23 @@ struct Run {
     test_r2: f64,
 }
 
-/// Trains it that often, and prints each run and the best.
+/// Trains it that often, and prints the best run and the worst.
 ///
 /// # Errors
 /// If a run fails.
 pub(crate) async fn run(runs: u32, output: &mut Output) -> Result<()> {
     println!("\nTraining: the 10→20→10 perceptron of examples/cells.yaml (Adam, MSE, batches of 64) on the CPU\n");
     let mut table = Table::new(["", "rows/s", "steps/s", "training s", "data to model s", "peak MiB", "test R²"]);
-    let mut best: Option<Run> = None;
+    let mut all = Vec::new();
     for number in 1..=runs {
         let run = train(number).await?;
-        table.row(row(&format!("run {number}"), &run));
         output.record("training", &run)?;
-        if best.as_ref().is_none_or(|best| best.rows_per_second < run.rows_per_second) {
-            best = Some(run);
-        }
+        all.push(run);
     }
-    if let Some(best) = best {
-        table.row(row(&format!("best, {} epochs of {} rows", count(best.epochs), best.rows), &best));
+    all.sort_by(|a, b| b.rows_per_second.total_cmp(&a.rows_per_second));
+    if let [best, others @ ..] = all.as_slice() {
+        table.row(row(&format!("best of {runs}, {} epochs of {} rows", count(best.epochs), best.rows), best));
+        others.last().into_iter().for_each(|worst| table.row(row(&format!("worst of {runs}"), worst)));
     }
     print!("{table}");
     Ok(())

@@ -15,7 +15,7 @@ use stoker_crds::{ModelTrainingSpec, progress::Stage, training::optimize::Checkp
 use stoker_e2e::{Error, Result};
 use tokio::{sync::mpsc, time::sleep};
 
-use super::{compare::Speed, s3::S3};
+use super::{figures::Speed, s3::S3};
 use crate::{
     examples,
     output::{Output, Table, number},

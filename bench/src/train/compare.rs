@@ -4,9 +4,9 @@ use std::{
     collections::BTreeSet,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-use serde::Serialize;
 use stoker_crds::{
     Progress, RunReport, TrainConfig,
     artifact::WEIGHTS,
@@ -19,10 +19,11 @@ use stoker_trainer::training::epoch_order;
 
 use super::{
     Options,
-    peer::{Mode, Peer, Start, Trained, threads},
+    figures::{self, Figures, OfPeer, Speed, Target},
+    peer::{Mode, Peer, Start, Trained},
 };
 use crate::{
-    output::{Output, Table, number},
+    output::Output,
     trainer::{self, Steps, Trainer},
 };
 
@@ -31,17 +32,8 @@ use crate::{
 pub(super) const COMPARED: u32 = 20;
 /// A learning rate by which no weight changes, other than those that are 0.
 const NO_RATE: f64 = 1e-30;
-
-const HEAD: [&str; 8] = [
-    "",
-    "Stoker",
-    "PyTorch eager",
-    "PyTorch compiled",
-    "× eager",
-    "× the faster one",
-    "loss: Stoker, PyTorch",
-    "to reach",
-];
+/// How PyTorch computes on a GPU, where the threads of the CPU do not matter.
+const ON_GPU: Mode = Mode { is_compiled: true, threads: None };
 
 /// What is trained by both.
 pub(super) struct Task {
@@ -60,119 +52,16 @@ pub(super) struct Task {
     pub(super) target: Target,
 }
 
-/// What is to be reached.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Target {
-    /// So many times the speed of PyTorch as it stands.
-    Eager(f64),
-    /// So many times the speed of the fastest PyTorch, and better so many times.
-    Best(f64, f64),
-}
-
-/// What one side came to in all repetitions.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Speed {
-    /// The median of the repetitions, per second.
-    pub(super) median: f64,
-    pub(super) slowest: f64,
-    pub(super) fastest: f64,
-}
-
-impl Speed {
-    /// # Errors
-    /// If there was no repetition.
-    pub(super) fn of(mut speeds: Vec<f64>) -> Result<Self> {
-        speeds.sort_by(f64::total_cmp);
-        match (speeds.first(), speeds.get(speeds.len() / 2), speeds.last()) {
-            (Some(&slowest), Some(&median), Some(&fastest)) => Ok(Self { median, slowest, fastest }),
-            _ => Err(Error::Unexpected("nothing was repeated".into())),
-        }
-    }
-
-    /// With how far the repetitions lie apart.
-    pub(super) fn show(&self) -> String {
-        format!("{} ±{:.0} %", number(self.median), (self.fastest - self.slowest) / self.median * 50.0)
-    }
-}
-
-/// What a comparison came to.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Figures {
-    pub(super) task: String,
-    unit: &'static str,
-    pub(super) stoker: Speed,
-    eager: Speed,
-    eager_threads: usize,
-    pub(super) compiled: Speed,
-    compiled_threads: usize,
-    loss: f64,
-    peer_loss: f64,
-    losses_agree: bool,
-}
-
-impl Figures {
-    /// How many times the peer's speed it is: as it stands, and the fastest.
-    fn ratios(&self) -> [f64; 2] {
-        let eager = self.eager.median;
-        [eager, self.compiled.median.max(eager)].map(|peer| self.stoker.median / peer)
-    }
-
-    fn row(&self, target: Target) -> [String; 8] {
-        let [eager, best] = self.ratios();
-        let verdict = |ratio: f64, least: f64| if ratio >= least { "reached" } else { "missed" };
-        let target = match target {
-            Target::Eager(least) => format!("≥ {least} × eager: {}", verdict(eager, least)),
-            Target::Best(least, aim) => {
-                format!("≥ {least} × the faster one: {}; aim {aim}: {}", verdict(best, least), verdict(best, aim))
-            }
-        };
-        let sign = if self.losses_agree { "≈" } else { "≠" };
-        [
-            format!("{}, {}/s", self.task, self.unit),
-            self.stoker.show(),
-            format!("{}, {}", self.eager.show(), threads(self.eager_threads)),
-            format!("{}, {}", self.compiled.show(), threads(self.compiled_threads)),
-            format!("{eager:.2}"),
-            format!("{best:.2}"),
-            format!("{:.4} {sign} {:.4}", self.loss, self.peer_loss),
-            target,
-        ]
-    }
-}
-
 /// Compares all tasks and prints the table.
 ///
 /// # Errors
 /// If one side fails, or trains on other samples, or reaches another loss than the other.
 pub(super) async fn run(tasks: impl IntoIterator<Item = Task>, options: &Options, output: &mut Output) -> Result<()> {
-    let (peer, mut all) = (Peer::new(options)?, Vec::new());
+    let (peer, mut all) = (Peer::start(options, output).await?, Vec::new());
     for task in tasks {
         all.push((compare(&task, &peer, options.repetitions).await?, task.target));
     }
-    report(all, output)
-}
-
-/// Prints the table of comparisons.
-///
-/// # Errors
-/// If the sides of one do not reach the same loss.
-pub(super) fn report(all: impl IntoIterator<Item = (Figures, Target)>, output: &mut Output) -> Result<()> {
-    let mut table = Table::new(HEAD);
-    let mut apart = Vec::new();
-    for (figures, target) in all {
-        output.record("beside PyTorch", &figures)?;
-        table.row(figures.row(target));
-        if !figures.losses_agree {
-            apart.push(figures.task);
-        }
-    }
-    println!("\n{}", table.markdown());
-    match apart.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Unexpected(format!("both sides do not reach the same loss: {}", apart.join("; ")))),
-    }
+    figures::report(all.iter().map(|(figures, target)| (figures, *target)), output)
 }
 
 /// Trains it by both in turn.
@@ -182,35 +71,46 @@ pub(super) fn report(all: impl IntoIterator<Item = (Figures, Target)>, output: &
 pub(super) async fn compare(task: &Task, peer: &Peer, repetitions: u32) -> Result<Figures> {
     let folder = trainer::temporary()?;
     let prepared = Prepared::new(&task.config, folder.path()).await?;
-    let eager = fastest(task, &prepared, false, peer).await?;
-    let compiled = fastest(task, &prepared, true, peer).await?;
-    let (mut ours, mut theirs): (Vec<Trained>, [Vec<Trained>; 2]) = Default::default();
+    let modes = modes(task, &prepared, peer).await?;
+    let mut theirs: Vec<(Mode, Vec<Trained>)> = modes.into_iter().map(|mode| (mode, Vec::new())).collect();
+    let (mut ours, mut device) = (Vec::new(), None);
     for number in 1..=repetitions {
         eprintln!("{}: repetition {number} of {repetitions} …", task.name);
-        ours.push(prepared.stoker(task.warm_up).await?);
-        for (mode, all) in [eager, compiled].into_iter().zip(&mut theirs) {
-            all.push(prepared.peer(task, mode, peer).await?);
+        let (trained, computed_on) = prepared.stoker(task.warm_up).await?;
+        ours.push(trained);
+        device = computed_on;
+        for (mode, all) in &mut theirs {
+            all.push(prepared.peer(task, *mode, peer).await?);
         }
     }
-    for run in theirs.iter().flatten() {
+    for run in theirs.iter().flat_map(|(_, runs)| runs) {
         same_samples(&ours, run)?;
     }
     let speed =
         |runs: &[Trained]| Speed::of(runs.iter().map(|run| run.steps_per_second * task.units_per_step).collect());
-    let [of_eager, of_compiled] = &theirs;
-    let (loss, peer_loss) = (mean_loss(&ours), mean_loss(of_eager.iter().chain(of_compiled)));
+    let (loss, peer_loss) = (mean_loss(&ours), mean_loss(theirs.iter().flat_map(|(_, runs)| runs)));
+    let peers = theirs.iter().map(|(mode, runs)| Ok(OfPeer { mode: *mode, speed: speed(runs)? }));
     Ok(Figures {
         task: task.name.clone(),
         unit: task.unit,
+        device: device.unwrap_or_else(|| "unknown".into()),
         stoker: speed(&ours)?,
-        eager: speed(of_eager)?,
-        eager_threads: eager.threads,
-        compiled: speed(of_compiled)?,
-        compiled_threads: compiled.threads,
+        peers: peers.collect::<Result<_>>()?,
         loss,
         peer_loss,
         losses_agree: ((loss - peer_loss) / peer_loss).abs() <= task.tolerance,
     })
+}
+
+/// Lets both sides take the steps of a task, which are too few to be measured.
+///
+/// # Errors
+/// If one side fails.
+pub(super) async fn rehearse(task: &Task, peer: &Peer) -> Result<()> {
+    let folder = trainer::temporary()?;
+    let prepared = Prepared::new(&task.config, folder.path()).await?;
+    prepared.train(|_, _| ()).await?;
+    prepared.peer(task, ON_GPU, peer).await.map(drop)
 }
 
 fn same_samples(ours: &[Trained], peer: &Trained) -> Result<()> {
@@ -229,14 +129,22 @@ fn mean_loss<'a>(runs: impl IntoIterator<Item = &'a Trained>) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
+/// The modes of PyTorch that are measured: as it stands, and compiled. On a GPU that is the latter: the former takes more memory,
+/// and would decide how many samples a step has.
+async fn modes(task: &Task, prepared: &Prepared, peer: &Peer) -> Result<Vec<Mode>> {
+    if peer.on_gpu {
+        return Ok(vec![ON_GPU]);
+    }
+    let [eager, compiled] = [false, true].map(|is_compiled| fastest(task, prepared, is_compiled, peer));
+    Ok(vec![eager.await?, compiled.await?])
+}
+
 /// The mode of PyTorch that takes a tenth of the steps in the least time: on one thread, or on all.
 async fn fastest(task: &Task, prepared: &Prepared, is_compiled: bool, peer: &Peer) -> Result<Mode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    // On a GPU the threads of the CPU do not matter.
-    let most = if peer.on_gpu { 1 } else { cores };
     let mut tried = Vec::new();
-    for threads in BTreeSet::from([1, most]) {
-        let mode = Mode { is_compiled, threads };
+    for threads in BTreeSet::from([1, cores]) {
+        let mode = Mode { is_compiled, threads: Some(threads) };
         eprintln!("{}: PyTorch {mode} …", task.name);
         let few = prepared.shortened(task)?;
         let trained = peer.train(task.script, &few, &prepared.start, mode, task.warm_up.min(3)).await?;
@@ -285,21 +193,16 @@ impl Prepared {
         peer.train(task.script, &self.file, &self.start, mode, task.warm_up).await
     }
 
-    /// One run of the trainer. The loss of a language model is the mean of its first steps.
-    async fn stoker(&self, warm_up: u64) -> Result<Trained> {
-        // In a storage of its own: a run goes on from the last checkpoint of one before it.
-        let storage = trainer::temporary()?;
-        let mut config = self.config.clone();
-        config.storage.uri = format!("file://{}", storage.path().display());
-        let mut trainer = Trainer::start(&config, &[])?;
+    /// One run of the trainer, and the name of what it has computed on. The loss of a language model is the mean of its first
+    /// steps.
+    async fn stoker(&self, warm_up: u64) -> Result<(Trained, Option<String>)> {
         let (mut steps, mut last) = (Steps::default(), None);
-        let report = trainer
-            .watch(|at, progress| {
+        let report = self
+            .train(|at, progress| {
                 if progress.stage <= Stage::Training {
-                    steps.note(at, progress.step);
+                    steps.note(at, self.surely_done(&progress));
                 }
                 last = Some(progress);
-                ControlFlow::Continue(())
             })
             .await?;
         let last = last.ok_or_else(|| Error::Unexpected("the trainer was not seen to train".into()))?;
@@ -307,7 +210,28 @@ impl Prepared {
             Model::Transformer(_) => loss_of_first_steps(&last)?,
             _ => train_loss(report.as_ref().and_then(|report| report.metrics.get(&Split::Train)))?,
         }];
-        Ok(Trained { steps_per_second: steps.per_second(warm_up, last.total_steps)?, losses, samples: last.data.train })
+        let steps_per_second = steps.per_second(warm_up, last.total_steps)?;
+        Ok((Trained { steps_per_second, losses, samples: last.data.train }, last.device.map(|device| device.name)))
+    }
+
+    /// Runs the trainer in a storage of its own: a run goes on from the last checkpoint of one before it.
+    async fn train(&self, mut see: impl FnMut(Instant, Progress)) -> Result<Option<RunReport>> {
+        let storage = trainer::temporary()?;
+        let mut config = self.config.clone();
+        config.storage.uri = format!("file://{}", storage.path().display());
+        let see = |at, progress| {
+            see(at, progress);
+            ControlFlow::Continue(())
+        };
+        Trainer::start(&config, &[])?.watch(see).await
+    }
+
+    /// The steps that the device has done. A GPU lags behind those that the trainer tells of, except where a loss was looked at.
+    fn surely_done(&self, progress: &Progress) -> u64 {
+        match self.config.resources.gpus {
+            0 => progress.step,
+            _ => progress.history.last().map_or(0, |point| point.step),
+        }
     }
 }
 
@@ -321,7 +245,7 @@ fn loss_of_first_steps(progress: &Progress) -> Result<f64> {
     match progress.history.first() {
         Some(point) if point.step == u64::from(COMPARED) => train_loss(point.metrics.get(&Split::Train)),
         _ => Err(Error::Unexpected(format!(
-            "the first epoch has fewer than {COMPARED} steps, whose loss is compared: take fewer sequences in a step"
+            "the first epoch has fewer than {COMPARED} steps, whose loss is compared: the benchmark's data are too few"
         ))),
     }
 }
@@ -360,16 +284,4 @@ async fn first_weights(config: &TrainConfig) -> Result<PathBuf> {
     let model = report.and_then(|report: RunReport| report.model);
     let model = model.ok_or_else(|| Error::Unexpected("the trainer published no model".into()))?;
     Ok(Path::new(model.uri.trim_start_matches("file://")).join(WEIGHTS))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_speed_is_the_median_and_says_how_far_the_others_are() {
-        let speed = Speed::of(vec![110.0, 90.0, 100.0]).unwrap();
-        assert_eq!((speed.median, speed.show().as_str()), (100.0, "100 ±10 %"));
-        assert!(Speed::of(Vec::new()).is_err());
-    }
 }

@@ -1,40 +1,31 @@
 //! Language models of GPT-2's kind.
 
-use std::{fs, path::Path};
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde_json::{Value, json};
 use stoker_crds::{ModelTrainingSpec, TrainConfig};
 use stoker_e2e::{Error, Result};
 
 use super::{
     Options,
-    compare::{self, COMPARED, Target, Task},
-    peer::Peer,
-    vocabulary,
+    compare::{self, COMPARED, Task},
+    figures::Target,
 };
-use crate::{
-    examples,
-    output::{Output, number},
-    trainer,
-};
+use crate::{examples, output::Output, trainer};
 
 const TEXT: &str = "datasets/opticks/opticks.txt";
-/// How many copies of the text there are for a GPU, which is through with one sooner than it is warm.
-const COPIES: usize = 20;
-/// GPT-2's parameters, those of positions left out, which are only looked up.
-const GPT2_PARAMETERS: f64 = 123.7e6;
-
 /// What is to be reached.
-const GPT: Target = Target::Best(1.0, 1.2);
+pub(super) const GPT: Target = Target::Best(1.0, 1.2);
 
-struct Size {
-    name: &'static str,
-    model: Value,
-    context: u32,
-    batch: u32,
-    steps: u32,
-    warm_up: u32,
+/// A model, and how much it is trained.
+pub(super) struct Size {
+    pub(super) name: &'static str,
+    pub(super) model: Value,
+    pub(super) context: u32,
+    /// Sequences in a step.
+    pub(super) batch: u32,
+    pub(super) steps: u32,
+    pub(super) warm_up: u32,
 }
 
 /// The language models of 0.8 and 10 million parameters, byte by byte on the text of the examples.
@@ -60,13 +51,22 @@ pub(super) async fn on_cpu(options: &Options, output: &mut Output) -> Result<()>
             warm_up: 3,
         },
     ];
-    let text = examples::folder()?.join(TEXT);
+    let text = text()?;
     let wanted = sizes.iter().filter(|size| size.name.contains(&options.only));
     let tasks = wanted.map(|size| Ok(task(size, "bytes", config(size, &text, json!({"bytes": {}}), "F32")?)));
     compare::run(tasks.collect::<Result<Vec<_>>>()?, options, output).await
 }
 
-fn task(size: &Size, tokens: &str, config: TrainConfig) -> Task {
+/// The file that is trained on.
+///
+/// # Errors
+/// If it is not started in a checkout.
+pub(super) fn text() -> Result<PathBuf> {
+    Ok(examples::folder()?.join(TEXT))
+}
+
+/// What is trained by both.
+pub(super) fn task(size: &Size, tokens: &str, config: TrainConfig) -> Task {
     let Size { name, context, batch, warm_up, .. } = *size;
     Task {
         name: format!("{name}, {batch}×{context} {tokens}"),
@@ -82,80 +82,11 @@ fn task(size: &Size, tokens: &str, config: TrainConfig) -> Task {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Utilization {
-    batch: u32,
-    peak_tflops: f64,
-    /// Shares of the GPU's peak.
-    stoker: f64,
-    peer: f64,
-}
-
-/// GPT-2 of 124 million parameters in mixed precision on a GPU, with as many sequences in a step as both sides have memory
-/// for.
+/// A training on files, each of which is one document: so both sides have the same tokens.
 ///
 /// # Errors
-/// If one side fails for another reason than memory, or they differ.
-pub(super) async fn on_gpu(options: &Options, output: &mut Output) -> Result<()> {
-    let folder = trainer::temporary()?;
-    let tokenizer = folder.path().join("tokenizer.json");
-    trainer::write(&tokenizer, &vocabulary::tokenizer())?;
-    let text = examples::folder()?.join(TEXT);
-    for number in 1..=COPIES {
-        let copy = folder.path().join(format!("{number}.txt"));
-        fs::copy(&text, &copy).map_err(|source| Error::File { path: copy, source })?;
-    }
-    let copies = folder.path().join("*.txt");
-
-    let (mut batch, peer) = (options.gpu_batch, Peer::new(options)?);
-    let figures = loop {
-        match compare::compare(&gpt2(batch, &copies, &tokenizer)?, &peer, options.repetitions).await {
-            Err(error) if batch > 1 && is_out_of_memory(&error) => {
-                eprintln!("{batch} sequences do not fit into the GPU's memory: trying with half as many");
-                batch /= 2;
-            }
-            other => break other?,
-        }
-    };
-    let operations = operations_per_token(GPT2_PARAMETERS, 12.0, 768.0, 1024.0);
-    let share = |tokens_per_second: f64| tokens_per_second * operations / (options.gpu_peak * 1e12);
-    let (stoker, peer) = (share(figures.stoker.median), share(figures.compiled.median));
-    let utilization = Utilization { batch, peak_tflops: options.gpu_peak, stoker, peer };
-    output.record("model FLOPs utilization", &utilization)?;
-    compare::report([(figures, GPT)], output)?;
-    println!(
-        "Of {} TFLOP/s, with {batch} sequences a step: Stoker {} %, PyTorch compiled with flash attention {} %",
-        number(options.gpu_peak),
-        number(stoker * 100.0),
-        number(peer * 100.0)
-    );
-    Ok(())
-}
-
-fn gpt2(batch: u32, text: &Path, tokenizer: &Path) -> Result<Task> {
-    let size =
-        Size { name: "GPT-2 124M", model: json!({"preset": "gpt2"}), context: 1024, batch, steps: 60, warm_up: 10 };
-    let tokenizer = json!({"file": {"uri": format!("file://{}", tokenizer.display())}});
-    let mut config = config(&size, text, tokenizer, "Mixed")?;
-    config.resources.gpus = 1;
-    // Numbers of 16 bits are off by up to 1/512 of themselves.
-    Ok(Task { tolerance: 0.02, ..task(&size, "tokens", config) })
-}
-
-/// What Stoker's reason and PyTorch's exception are called.
-fn is_out_of_memory(error: &Error) -> bool {
-    let text = error.to_string();
-    ["OutOfDeviceMemory", "out of memory", "OutOfMemory"].iter().any(|what| text.contains(what))
-}
-
-/// Floating-point operations that a token takes in forward and backward (Chowdhery et al., PaLM, 2022, appendix B).
-fn operations_per_token(parameters: f64, layers: f64, width: f64, context: f64) -> f64 {
-    6.0 * parameters + 12.0 * layers * width * context
-}
-
-/// A training on files, each of which is one document: so both sides have the same tokens.
-fn config(size: &Size, text: &Path, tokenizer: Value, precision: &str) -> Result<TrainConfig> {
+/// If the spec is not complete.
+pub(super) fn config(size: &Size, text: &Path, tokenizer: Value, precision: &str) -> Result<TrainConfig> {
     let mut model = size.model.clone();
     model["context"] = size.context.into();
     let spec = json!({

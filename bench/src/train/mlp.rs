@@ -5,7 +5,7 @@ use std::path::Path;
 use stoker_crds::{ModelTraining, training::data::SplitSpec};
 use stoker_e2e::Result;
 
-use super::compare::{Target, Task};
+use super::{compare::Task, figures::Target};
 use crate::{examples, trainer};
 
 /// `examples/cells.yaml` and `examples/digits.yaml`, on all rows: without validation and what follows from it.

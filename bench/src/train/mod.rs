@@ -3,7 +3,9 @@
 mod checkpoint;
 mod compare;
 mod csv;
+mod figures;
 mod gpt;
+mod gpu;
 mod mlp;
 mod peer;
 mod preparation;
@@ -34,12 +36,13 @@ pub(crate) struct Options {
     /// Compare GPT-2 124M on a CUDA GPU, in place of the small models on the CPU.
     #[arg(long)]
     gpu: bool,
-    /// Sequences per step on the GPU, halved until both sides fit into its memory.
-    #[arg(long, default_value_t = 64, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    gpu_batch: u32,
-    /// What the GPU computes at most in bfloat16, in TFLOP/s: by it the utilization is told. The default is an H100's.
-    #[arg(long, default_value_t = 989.0, value_name = "TFLOPS")]
-    gpu_peak: f64,
+    /// Sequences per step on the GPU [default: the largest power of two that both sides have memory for].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    gpu_batch: Option<u32>,
+    /// What the GPU computes at most in bfloat16, in TFLOP/s: by it the utilization is told [default: that of its data sheet,
+    /// where the trainer knows it].
+    #[arg(long, value_name = "TFLOPS")]
+    gpu_peak: Option<f64>,
 }
 
 /// The perceptrons of the examples.
@@ -56,7 +59,7 @@ pub(crate) async fn perceptrons(options: &Options, output: &mut Output) -> Resul
 /// # Errors
 /// If one side fails.
 pub(crate) async fn language_models(options: &Options, output: &mut Output) -> Result<()> {
-    if options.gpu { gpt::on_gpu(options, output).await } else { gpt::on_cpu(options, output).await }
+    if options.gpu { gpu::run(options, output).await } else { gpt::on_cpu(options, output).await }
 }
 
 pub(crate) use self::{checkpoint::run as checkpoints, preparation::run as preparation};

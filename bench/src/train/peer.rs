@@ -1,38 +1,48 @@
 //! The peer's side: programs in Python, each of which answers with a line of JSON.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use stoker_e2e::{Error, Result, checkout, command};
 use tempfile::TempDir;
 
 use super::Options;
-use crate::trainer;
+use crate::{output::Output, trainer};
 
 const FOLDER: &str = "bench/peer";
 
 /// How PyTorch computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Mode {
     /// By `torch.compile`, or step by step.
     pub(super) is_compiled: bool,
-    pub(super) threads: usize,
+    /// Of the CPU, where it computes there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) threads: Option<usize>,
+}
+
+impl Mode {
+    /// So many threads, after what they are of.
+    pub(super) fn on_threads(self) -> String {
+        match self.threads {
+            None => String::new(),
+            Some(1) => ", 1 thread".into(),
+            Some(count) => format!(", {count} threads"),
+        }
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.is_compiled { "compiled" } else { "eager" };
-        write!(f, "{how}, {}", threads(self.threads))
+        write!(f, "{how}{}", self.on_threads())
     }
-}
-
-/// So many threads, for a person.
-pub(super) fn threads(count: usize) -> String {
-    if count == 1 { "1 thread".into() } else { format!("{count} threads") }
 }
 
 /// What a training of PyTorch answers.
@@ -65,10 +75,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Tells the versions of what the Python has.
+    ///
     /// # Errors
-    /// If there is no room for temporary files.
-    pub(super) fn new(options: &Options) -> Result<Self> {
-        Ok(Self { python: options.peer.clone(), on_gpu: options.gpu, compiled: trainer::temporary()? })
+    /// If a package of bench/peer/requirements.txt is missing, or there is no room for temporary files.
+    pub(super) async fn start(options: &Options, output: &mut Output) -> Result<Self> {
+        let peer = Self { python: options.peer.clone(), on_gpu: options.gpu, compiled: trainer::temporary()? };
+        let versions: BTreeMap<String, String> = answer(peer.program("versions.py")).await?;
+        output.record("peers", &versions)?;
+        let all: Vec<_> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        println!("\nBeside {}", all.join(", "));
+        Ok(peer)
     }
 
     /// Trains by PyTorch what a file configures.
@@ -86,7 +103,8 @@ impl Peer {
         let mut python = self.program(script);
         python.arg(config).arg("--weights").arg(&start.weights);
         python.args(start.order.iter().flat_map(|order| ["--order".as_ref(), order.as_os_str()]));
-        python.args(["--threads", &mode.threads.to_string(), "--warm-up", &warm_up.to_string()]);
+        python.args(["--warm-up", &warm_up.to_string()]);
+        python.args(mode.threads.iter().map(|count| format!("--threads={count}")));
         python.args(mode.is_compiled.then_some("--compile"));
         python.args(self.on_gpu.then_some("--device=cuda"));
         answer(python).await

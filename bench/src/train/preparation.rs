@@ -8,9 +8,8 @@ use stoker_crds::{ModelTrainingSpec, progress::Stage};
 use stoker_e2e::{Error, Result};
 
 use super::{
-    Options,
-    compare::Speed,
-    csv,
+    Options, csv,
+    figures::Speed,
     peer::{self, Peer},
 };
 use crate::{
@@ -74,7 +73,7 @@ impl Figures {
 pub(crate) async fn run(options: &Options, output: &mut Output) -> Result<()> {
     let mut table = Table::new(["", "rows/s", "rows read", "rows kept", "peak MiB", "to reach"]);
     let [small, large] = SIZES;
-    let (peer, path) = (Peer::new(options)?, csv::file(&options.cache, small)?);
+    let (peer, path) = (Peer::start(options, output).await?, csv::file(&options.cache, small)?);
     let (mut stoker, mut polars, mut pandas, mut rows_read) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for number in 1..=options.repetitions {
         eprintln!("1 GB of rows: repetition {number} of {} …", options.repetitions);

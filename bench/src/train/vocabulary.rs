@@ -4,6 +4,10 @@ use serde_json::{Map, Value, json};
 
 /// As many pairs as GPT-2's tokenizer merges.
 const MERGES: usize = 50_000;
+/// How many tokens there are.
+pub(super) const TOKENS: usize = 256 + MERGES + 1;
+/// The most bytes of a token.
+pub(super) const BYTES_PER_TOKEN: u64 = 2;
 const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// The tokenizer as a `tokenizer.json` of Hugging Face. The pairs are those of small bytes, which English is written in.
@@ -60,6 +64,7 @@ mod tests {
         let tokenizer = tokenizer();
         assert_eq!(tokenizer["model"]["vocab"].as_object().map(Map::len), Some(50_256));
         assert_eq!(tokenizer["added_tokens"][0]["id"], 50_256);
+        assert_eq!(TOKENS, 50_257);
         assert_eq!(tokenizer["model"]["vocab"]["Ġ"], 32);
     }
 }
