@@ -138,13 +138,15 @@ pub(crate) fn progress() -> Progress {
         "run": "1-0a1b2c3d", "stage": "Training",
         "data": {"rowsRead": 1797, "rowsDropped": {}, "train": 1437, "validation": 180, "test": 180},
         "epoch": 21, "totalEpochs": 50, "step": 483, "totalSteps": 1150,
-        "samplesPerSecond": 90_123.4, "tflops": 0.002_034_1, "dataWait": 0.012_34, "checkpointStall": 0.0, "etaSeconds": 12.3,
+        "samplesPerSecond": 90_123.4, "tokensPerSecond": 5_767_897.6, "tflops": 0.002_034_1, "mfu": 0.312_34,
+        "dataWait": 0.012_34, "checkpointStall": 0.0, "etaSeconds": 12.3,
         "estimate": {"parameters": 6_570, "weightsBytes": 26_280, "gradientsBytes": 26_280, "optimizerBytes": 52_560,
             "activationsBytes": 50_000, "copiesBytes": 90_000},
         "metrics": {"train": {"loss": 0.0813}, "validation": {"loss": 0.1134, "accuracy": 0.966}},
         "history": [{"epoch": 20, "step": 460, "metrics": {"train": {"loss": 0.09}}}],
         "checkpoint": {"step": 460, "time": "2027-01-15T07:59:50Z", "uri": "s3://models/team/digits/runs/1/checkpoints/460", "digest": "sha256:22"},
-        "resumedFrom": null, "warnings": [], "device": {"name": "CPU"}, "peakMemoryBytes": 314_572_800,
+        "resumedFrom": null, "warnings": [], "device": {"name": "CPU", "memoryBytes": 2_684_354_560u64},
+        "peakMemoryBytes": 314_572_800,
     }))
     .unwrap()
 }
