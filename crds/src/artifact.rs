@@ -1,6 +1,7 @@
 //! What lies in object storage, and how it is named.
 //!
-//! `<root>/<namespace>/<training>/runs/<run>/checkpoints/<step>/…` and `<root>/<namespace>/<training>/models/<digest>/…`.
+//! `<root>/<namespace>/<training>/runs/<run>/checkpoints/<step>/…`, `<root>/<namespace>/<training>/runs/<run>/prepared/…`
+//! and `<root>/<namespace>/<training>/models/<digest>/…`.
 //! Only what a `manifest.json` lists exists; it is written last, with a conditional put.
 
 use schemars::JsonSchema;

@@ -158,8 +158,8 @@ pub struct DocumentLength {
 
 /// Which documents are much like another one.
 ///
-/// Candidates are found by MinHash (Broder, 1997) and banding, which overlooks less than one pair in a thousand, and are then
-/// compared exactly.
+/// Candidates are found by MinHash (Broder, 1997) and banding, and are then compared exactly. Less than one pair in a thousand
+/// is overlooked; more among many documents of one template, each of which is compared with a few of the others alone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NearDuplicates {

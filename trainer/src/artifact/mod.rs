@@ -16,10 +16,12 @@ use object_store::{GetResult, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use stoker_crds::{
     Reason,
-    artifact::{MANIFEST, Manifest, ManifestError},
+    artifact::{MANIFEST, Manifest, ManifestError, ManifestFile},
 };
 
 pub(crate) use self::commit::Writer;
+#[cfg(test)]
+pub(crate) use self::publish::model_files;
 pub use self::{
     commit::{commit, remove},
     publish::{Lineage, ModelMetrics, Publication, publish_model},
@@ -142,8 +144,42 @@ impl ArtifactError {
 /// # Errors
 /// If there is none, it is damaged, it is not the expected one, or the storage fails.
 pub async fn open(folder: &Folder, expected_digest: Option<&str>) -> Result<Artifact, ArtifactError> {
+    let Committed { manifest, digest, at: committed_at } = read_manifest(folder, expected_digest).await?;
+    let size = manifest.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size));
+    if let Some(memory) = Memory::read().total().filter(|memory| size > *memory) {
+        return Err(ArtifactError::TooLarge { uri: folder.uri.clone(), size, memory });
+    }
+    let files = stream::iter(manifest.files)
+        .map(|file| async move {
+            let got = get_listed(folder, &file).await?;
+            let bytes = read(folder, &file.name, got, file.size).await?;
+            if sha256(&bytes) != file.sha256 {
+                return Err(changed(folder, &file));
+            }
+            Ok((file.name, bytes))
+        })
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    Ok(Artifact { digest, run: manifest.run, committed_at, uri: folder.uri.clone(), files })
+}
+
+/// What is known of an artifact from its manifest alone.
+pub(crate) struct Committed {
+    pub(crate) manifest: Manifest,
+    /// `sha256:…` of the manifest.
+    digest: String,
+    /// When it was written.
+    at: Timestamp,
+}
+
+/// Reads an artifact's manifest, of the expected digest if there is one, and no other file.
+///
+/// # Errors
+/// If there is none, it is damaged, it is not the expected one, or the storage fails.
+pub(crate) async fn read_manifest(folder: &Folder, expected_digest: Option<&str>) -> Result<Committed, ArtifactError> {
     let got = get(folder, MANIFEST).await?.ok_or_else(|| ArtifactError::NotFound { uri: folder.uri.clone() })?;
-    let committed_at = timestamp(&got);
+    let at = timestamp(&got);
     let bytes = read(folder, MANIFEST, got, MAX_MANIFEST_BYTES).await?;
     let digest = digest(&bytes);
     if let Some(expected) = expected_digest.filter(|expected| *expected != digest) {
@@ -152,28 +188,42 @@ pub async fn open(folder: &Folder, expected_digest: Option<&str>) -> Result<Arti
     let manifest: Manifest = serde_json::from_slice(&bytes)
         .map_err(|error| corrupt(&folder.uri, format!("{MANIFEST} cannot be read: {error}")))?;
     manifest.validate().map_err(|source| ArtifactError::Manifest { uri: folder.uri.clone(), source })?;
-    let size = manifest.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size));
-    if let Some(memory) = Memory::read().total().filter(|memory| size > *memory) {
-        return Err(ArtifactError::TooLarge { uri: folder.uri.clone(), size, memory });
+    Ok(Committed { manifest, digest, at })
+}
+
+/// Hands on a file of an artifact piece by piece, of whatever size it is, and verifies it: its size before it is read, its
+/// SHA-256 after the last piece.
+///
+/// # Errors
+/// Those of `to`; if the file is not what the manifest says, or the storage fails.
+pub(crate) async fn stream_file<E: From<ArtifactError>>(
+    folder: &Folder,
+    file: &ManifestFile,
+    mut to: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut hash = Sha256::new();
+    let mut pieces = get_listed(folder, file).await?.into_stream();
+    let failed = |error| ArtifactError::from(folder.join(&file.name).error(error));
+    while let Some(piece) = pieces.try_next().await.map_err(failed)? {
+        hash.update(&piece);
+        to(&piece)?;
     }
-    let files = stream::iter(manifest.files)
-        .map(|file| async move {
-            let missing = || corrupt(&folder.uri, format!("'{}' is missing", file.name));
-            let got = get(folder, &file.name).await?.ok_or_else(missing)?;
-            if got.meta.size != file.size {
-                let detail = format!("'{}' is {} bytes long and should be {}", file.name, got.meta.size, file.size);
-                return Err(corrupt(&folder.uri, detail));
-            }
-            let bytes = read(folder, &file.name, got, file.size).await?;
-            if sha256(&bytes) != file.sha256 {
-                return Err(corrupt(&folder.uri, format!("the content of '{}' was changed", file.name)));
-            }
-            Ok((file.name, bytes))
-        })
-        .buffer_unordered(CONCURRENCY)
-        .try_collect()
-        .await?;
-    Ok(Artifact { digest, run: manifest.run, committed_at, uri: folder.uri.clone(), files })
+    if hex(&hash.finalize()) == file.sha256 { Ok(()) } else { Err(changed(folder, file).into()) }
+}
+
+/// Asks for a file that a manifest lists.
+async fn get_listed(folder: &Folder, file: &ManifestFile) -> Result<GetResult, ArtifactError> {
+    let ManifestFile { name, size, .. } = file;
+    let missing = || corrupt(&folder.uri, format!("'{name}' is missing"));
+    let got = get(folder, name).await?.ok_or_else(missing)?;
+    if got.meta.size == *size {
+        return Ok(got);
+    }
+    Err(corrupt(&folder.uri, format!("'{name}' is {} bytes long and should be {size}", got.meta.size)))
+}
+
+fn changed(folder: &Folder, file: &ManifestFile) -> ArtifactError {
+    corrupt(&folder.uri, format!("the content of '{}' was changed", file.name))
 }
 
 /// Asks for a file of a folder; `None` if there is none.

@@ -16,7 +16,7 @@ use stoker_crds::{
 use super::{ArtifactError, commit, commit::digest_of};
 use crate::{
     base::BaseRef,
-    model::{to_peft, to_safetensors},
+    model::{Predictor, to_peft, to_safetensors},
     storage::Folder,
     training::{Evaluation, Fitted, config_digest},
 };
@@ -111,20 +111,7 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
             steps: fitted.step,
         },
     };
-    let model = fitted.predictor.model();
-    let mut files = match (adapters_alone(config), base) {
-        (Some(lora), Some(base)) => {
-            let (description, adapters) = to_peft(model, lora, &base.uri)?;
-            vec![
-                (ADAPTER_CONFIG.into(), serde_json::to_vec_pretty(&description)?.into()),
-                (ADAPTER_WEIGHTS.into(), adapters.into()),
-            ]
-        }
-        _ => vec![
-            (CONFIG.into(), fitted.predictor.architecture().to_config(model.dtype(), stop_token)?.into()),
-            (WEIGHTS.into(), to_safetensors(model)?.into()),
-        ],
-    };
+    let mut files = model_files(&fitted.predictor, adapters_alone(config).zip(base), stop_token)?;
     files.push((input_name.into(), input));
     files.push((METRICS.into(), serde_json::to_vec_pretty(&metrics)?.into()));
     let digest = digest_of(&files)?;
@@ -132,6 +119,28 @@ pub async fn publish_model(root: &Folder, publication: Publication<'_>) -> Resul
     let folder = root.join(&format!("{}/{}/models/{name}", config.run.namespace, config.run.training));
     let digest = commit(&folder, None, files).await?;
     Ok(ModelRef { uri: folder.uri, digest, published_at: Timestamp::now().to_string() })
+}
+
+/// The files that a model is loaded from: all of it, or the adapters alone and of which model they are.
+pub(crate) fn model_files(
+    predictor: &Predictor,
+    adapters: Option<(&Lora, &BaseRef)>,
+    stop_token: Option<u32>,
+) -> Result<Vec<(String, Bytes)>, ArtifactError> {
+    let model = predictor.model();
+    Ok(match adapters {
+        Some((lora, base)) => {
+            let (description, adapters) = to_peft(model, lora, &base.uri)?;
+            vec![
+                (ADAPTER_CONFIG.into(), serde_json::to_vec_pretty(&description)?.into()),
+                (ADAPTER_WEIGHTS.into(), adapters.into()),
+            ]
+        }
+        None => vec![
+            (CONFIG.into(), predictor.architecture().to_config(model.dtype(), stop_token)?.into()),
+            (WEIGHTS.into(), to_safetensors(model)?.into()),
+        ],
+    })
 }
 
 /// The adapters of a training, if they alone are to be published.

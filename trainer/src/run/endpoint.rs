@@ -140,6 +140,7 @@ fn memory(estimate: &Estimate) -> Family<MemoryLabels, Float> {
 mod tests {
     use axum::body::Body;
     use http_body_util::BodyExt;
+    use stoker_crds::progress::DeviceInfo;
     use tower::ServiceExt;
 
     use super::*;
@@ -192,6 +193,41 @@ mod tests {
             assert!(body.lines().any(|found| found == line), "{line} is not in\n{body}");
         }
         assert!(!body.contains("utilization"), "what is not known is not told\n{body}");
+    }
+
+    #[test]
+    fn each_figure_of_the_throughput_and_the_device_is_told_by_its_name() {
+        let mut progress = Tracker::new("1-0123abcd".into()).progress();
+        progress.throughput = Throughput {
+            samples_per_second: Some(1.0),
+            tokens_per_second: Some(2.0),
+            tflops: Some(3e-12),
+            mfu: Some(0.25),
+            data_wait: Some(0.5),
+            checkpoint_stall: Some(0.75),
+        };
+        progress.device = Some(DeviceInfo {
+            name: "a GPU".into(),
+            memory_bytes: Some(4),
+            total_memory_bytes: Some(5),
+            utilization: Some(0.125),
+        });
+        let mut text = String::new();
+        encode(&mut text, &registry(&progress)).unwrap();
+        for line in [
+            "samples_per_second 1.0",
+            "tokens_per_second 2.0",
+            "flops_per_second 3.0",
+            "model_flops_utilization 0.25",
+            "data_wait_ratio 0.5",
+            "checkpoint_stall_ratio 0.75",
+            "device_memory_bytes 4.0",
+            "device_total_memory_bytes 5.0",
+            "device_utilization 0.125",
+        ] {
+            let line = format!("stoker_training_{line}");
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
     }
 
     #[tokio::test]

@@ -74,11 +74,6 @@ pub enum RunError {
     /// The run was told to end before it trained.
     #[error("the run was told to end before it was done; it goes on from its last checkpoint when it is started again")]
     Stopped,
-    /// The device ran out of memory when the steps were done.
-    #[error(
-        "the device ran out of memory after the last step ({0}): take a device with more memory, or a smaller model or context"
-    )]
-    OutOfDeviceMemory(String),
     /// A thread of the run ended by a panic.
     #[error("the run ended by a defect of Stoker: {0}; please report it with the pod's log")]
     Panic(String),
@@ -103,7 +98,6 @@ impl RunError {
             Self::Train(error) => error.reason(),
             Self::Artifact(error) => error.reason(),
             Self::Stopped => Reason::Preempted,
-            Self::OutOfDeviceMemory(_) => Reason::OutOfDeviceMemory,
             Self::Server(_) => Reason::NotReady,
         }
     }

@@ -113,12 +113,13 @@ async fn evaluate_text(
             let refused = |error| RunError::Server(format!("the model's {TOKENIZER} cannot be used: {error}"));
             let end = end_of_text(artifact.file(CONFIG)?);
             let tokenizer = Tokenizer::from_json(artifact.file(TOKENIZER)?, end).map_err(refused)?;
-            Some(Vocabulary { size: language.vocabulary() as usize, tokenizer: Some(tokenizer) })
+            let (tensor, shape) = language.token_matrix();
+            Some(Vocabulary { tensor, shape, tokenizer: Some(tokenizer) })
         }
         Model::Transformer(_) | Model::Mlp(_) => None,
     };
     let context = language.transformer().context as usize;
-    let corpus = text::prepare(data, context, vocabulary, access, scratch, &|_| {}).await?;
+    let corpus = text::prepare(data, context, vocabulary, access, scratch, None, &|_| {}).await?;
     if *artifact.file(TOKENIZER)? != corpus.tokenizer.to_json() {
         return Err(RunError::Server(format!(
             "the model's {TOKENIZER} is not the one that this data and configuration give: name the manifest and the data \

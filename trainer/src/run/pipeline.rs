@@ -2,20 +2,28 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use stoker_crds::{TrainConfig, artifact::ModelRef, metric::Split, progress::Stage, training::Task};
-use tokio_util::sync::CancellationToken;
+use burn::tensor::Device;
+use stoker_crds::{
+    TrainConfig,
+    artifact::ModelRef,
+    metric::Split,
+    progress::Stage,
+    training::{Model, Task, optimize::Precision, text},
+};
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     RunError, Tracker,
     prepared::{Prepared, Reads},
 };
 use crate::{
-    artifact::{Publication, publish_model},
-    base::Base,
+    artifact::{Publication, publish_model, remove},
+    base::{Base, BaseRef},
     data::Scratch,
-    model::{choose_device, says_out_of_memory},
-    storage::Access,
-    training::{self, Evaluation, Fitted, Surroundings},
+    model::{Architecture, choose_device, precision},
+    storage::{Access, Folder},
+    training::{self, Evaluation, Event, Fitted, MemoryNeed, Surroundings, TrainError, Watch},
 };
 
 /// All that a run needs of the world around it.
@@ -42,25 +50,47 @@ impl Pipeline {
     pub(super) async fn run(self) -> Result<ModelRef, RunError> {
         let device = choose_device(&self.config.resources)?;
         self.tracker.computes_on(device.clone());
+        let precision = precision::on_device(self.config.train.precision, &device)?;
         let root = self.storage.open(&self.config.storage.uri)?;
 
         let base = self.open_base().await?;
-        let prepared = Arc::new(self.prepare(base.as_ref()).await?);
+        self.check_memory(base.as_ref(), &device)?;
+        let run = &self.config.run;
+        let folder = root.join(&format!("{}/{}/runs/{}", run.namespace, run.training, run.id()));
+        let kept = folder.join("prepared");
+        let prepared = Arc::new(self.prepare(base.as_ref(), &kept).await?);
+        let keeping = self.keep(Arc::clone(&prepared), kept.clone());
         let started_from = base.as_ref().map(|base| base.source().clone());
-        let fitted = Arc::new(self.fit(Arc::clone(&prepared), base, &root, &device).await?);
+        let fitted = Arc::new(self.fit(Arc::clone(&prepared), base, &folder, (device, precision)).await?);
         let evaluations = self.evaluate(Arc::clone(&prepared), Arc::clone(&fitted)).await?;
+        let model = self.publish(prepared, fitted, started_from, evaluations, root).await?;
+        self.forget(keeping, &kept).await;
+        Ok(model)
+    }
 
-        self.tracker.update(|progress| progress.stage = Stage::Publishing);
-        let publication = Publication {
-            config: &self.config,
-            fitted: &fitted,
-            base: started_from.as_ref(),
-            input: prepared.input_file()?,
-            stop_token: prepared.stop_token(self.config.data.text.as_ref()),
-            evaluations: &evaluations,
-            fingerprint: &prepared.stats().fingerprint,
-        };
-        Ok(publish_model(&root, publication).await?)
+    /// Keeps what was prepared for a run that goes on, while this one trains.
+    fn keep(&self, prepared: Arc<Prepared>, folder: Folder) -> AbortOnDropHandle<()> {
+        let tracker = Arc::clone(&self.tracker);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = prepared.keep(&folder).await {
+                let uri = &folder.uri;
+                let warning = format!(
+                    "what was prepared could not be kept in {uri}, so a pod that goes on with this run prepares it again: {error}"
+                );
+                tracker.on(Event::Warning(&warning));
+            }
+        }))
+    }
+
+    /// Deletes what was kept, which no pod will ask for any more.
+    async fn forget(&self, keeping: AbortOnDropHandle<()>, folder: &Folder) {
+        let kept = keeping.await.map_err(|error| error.to_string());
+        let removed = remove(folder).await.map_err(|error| error.to_string());
+        if let Err(error) = kept.and(removed) {
+            let warning =
+                format!("what was prepared for this run could not be deleted; delete {}: {error}", folder.uri);
+            self.tracker.on(Event::Warning(&warning));
+        }
     }
 
     /// The model that the run starts from, if it names one.
@@ -72,15 +102,33 @@ impl Pipeline {
         }
     }
 
-    async fn prepare(&self, base: Option<&Base>) -> Result<Prepared, RunError> {
+    /// Refuses what surely does not fit the memory before hours of preparation, where the model does not depend on the data.
+    fn check_memory(&self, base: Option<&Base>, device: &Device) -> Result<(), RunError> {
+        let config = &self.config;
+        let tokenizer = config.data.text.as_ref().and_then(|texts| texts.tokenizer.as_ref());
+        let architecture = match (&config.model, base, tokenizer) {
+            (_, Some(base), _) => base.architecture(),
+            (Model::Transformer(transformer), None, None | Some(text::Tokenizer::Bytes(_))) => {
+                Architecture::language(transformer.clone(), text::MIN_VOCABULARY as usize)?
+            }
+            _ => return Ok(()),
+        };
+        let need = MemoryNeed::new(config, &architecture, base.and_then(Base::adapted), device);
+        Ok(need.check(&*self.tracker)?)
+    }
+
+    async fn prepare(&self, base: Option<&Base>, kept: &Folder) -> Result<Prepared, RunError> {
         let reads = Reads::of(&self.config, base)?;
         let on_stats = |stats: &_| self.tracker.update(|progress| Clone::clone_from(&mut progress.data, stats));
-        let preparing = Prepared::of(&self.config, reads, &self.data, &self.scratch, &on_stats);
+        let preparing = Prepared::of(&self.config, reads, &self.data, &self.scratch, Some(kept), &on_stats);
         let prepared = tokio::select! {
             prepared = preparing => prepared?,
             () = self.stop.cancelled() => return Err(RunError::Stopped),
         };
         self.tracker.update(|progress| progress.data = prepared.stats().clone());
+        if let Some(warning) = prepared.warning() {
+            self.tracker.on(Event::Warning(warning));
+        }
         Ok(prepared)
     }
 
@@ -88,17 +136,17 @@ impl Pipeline {
         &self,
         prepared: Arc<Prepared>,
         base: Option<Base>,
-        root: &crate::storage::Folder,
-        device: &burn::tensor::Device,
+        folder: &Folder,
+        (device, precision): (Device, Precision),
     ) -> Result<Fitted, RunError> {
         self.tracker.update(|progress| progress.stage = Stage::Training);
-        let run = &self.config.run;
-        let checkpoints = root.join(&format!("{}/{}/runs/{}/checkpoints", run.namespace, run.training, run.id()));
-        let (this, device, handle) = (self.clone(), device.clone(), tokio::runtime::Handle::current());
+        let checkpoints = folder.join("checkpoints");
+        let (this, handle) = (self.clone(), Handle::current());
         on_own_thread(move || {
             let restore_targets = |targets: &mut [f32]| prepared.restore_targets(targets);
             let surroundings = Surroundings {
                 device: &device,
+                precision,
                 checkpoints: &checkpoints,
                 runtime: &handle,
                 watch: &*this.tracker,
@@ -129,12 +177,12 @@ impl Pipeline {
                 Some(metrics) if split == Split::Train => {
                     Ok((split, Evaluation { metrics: metrics.clone(), confusion: None }))
                 }
-                _ => Ok((split, training::evaluate(&fitted.predictor, samples, &restore)?)),
+                _ => Ok((split, fitted.evaluate(split, samples, &restore)?)),
             };
             splits
                 .filter(|(_, samples)| !samples.is_empty())
                 .map(evaluate)
-                .collect::<Result<BTreeMap<_, _>, RunError>>()
+                .collect::<Result<BTreeMap<_, _>, TrainError>>()
         });
         let evaluations = tokio::select! {
             evaluations = evaluating => evaluations??,
@@ -144,12 +192,122 @@ impl Pipeline {
         self.tracker.update(|progress| progress.metrics = metrics);
         Ok(evaluations)
     }
+
+    async fn publish(
+        &self,
+        prepared: Arc<Prepared>,
+        fitted: Arc<Fitted>,
+        base: Option<BaseRef>,
+        evaluations: BTreeMap<Split, Evaluation>,
+        root: Folder,
+    ) -> Result<ModelRef, RunError> {
+        self.tracker.update(|progress| progress.stage = Stage::Publishing);
+        let (config, handle) = (Arc::clone(&self.config), Handle::current());
+        let publish = move || {
+            let publication = Publication {
+                config: &config,
+                fitted: &fitted,
+                base: base.as_ref(),
+                input: prepared.input_file()?,
+                stop_token: prepared.stop_token(config.data.text.as_ref()),
+                evaluations: &evaluations,
+                fingerprint: &prepared.stats().fingerprint,
+            };
+            // The weights are fetched from the device, and adapters added to them there.
+            fitted.need.explain(|| Ok(handle.block_on(publish_model(&root, publication))?))
+        };
+        Ok(on_own_thread(publish).await??)
+    }
 }
 
 /// Runs what computes for long on a thread of its own, so that the progress goes on being answered.
 async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| match error.to_string() {
-        text if says_out_of_memory(&text) => RunError::OutOfDeviceMemory(text),
-        text => RunError::Panic(text),
-    })
+    tokio::task::spawn_blocking(work).await.map_err(|error| RunError::Panic(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, pin::pin, time::Duration};
+
+    use futures::TryStreamExt;
+    use serde_json::{Value, json};
+    use stoker_crds::{Reason, training::model::Transformer};
+
+    use super::*;
+    use crate::artifact::read_manifest;
+
+    /// A run on a text of bytes, in a folder of buckets.
+    fn pipeline(dir: &Path, transformer: Value, tokenizer: Value, epochs: u32) -> Pipeline {
+        let transformer: Transformer = serde_json::from_value(transformer).unwrap();
+        let text = json!({"documents": {"endAt": "Line", "minLength": 1}, "tokenizer": tokenizer});
+        let config = json!({
+            "run": {"namespace": "default", "training": "test", "uid": "8a6e0804", "number": 1},
+            "task": "LanguageModeling",
+            "data": {"source": {"uri": "s3://bucket/lines.txt"}, "format": "text", "text": text},
+            "model": {"transformer": transformer.resolve().unwrap()},
+            "train": {"loss": "CrossEntropy", "epochs": epochs},
+            "checkpoint": {},
+            "storage": {"uri": "s3://bucket"},
+            "resources": {},
+        });
+        let access = || Access::local(dir);
+        Pipeline {
+            config: Arc::new(serde_json::from_value(config).unwrap()),
+            data: access(),
+            base: access(),
+            storage: access(),
+            scratch: Scratch::unlimited(dir),
+            tracker: Arc::new(Tracker::new("1-a".into())),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// There is no data: who reads it says so.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_model_that_no_memory_holds_is_refused_before_the_data_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = json!({"layers": 256, "width": 65536, "heads": 256});
+        let error = pipeline(dir.path(), large.clone(), json!({"bytes": {}}), 1).run().await.unwrap_err();
+        assert!(matches!(error, RunError::Train(TrainError::TooLarge(_))), "{error}");
+        // How large the vocabulary is follows from the data.
+        let error = pipeline(dir.path(), large, json!({"bpe": {}}), 1).run().await.unwrap_err();
+        assert!(matches!(error, RunError::Data(_)), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn text_is_prepared_once_for_a_run_and_what_was_prepared_is_deleted_with_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines: String = (0..200).map(|line| format!("line {line}\n")).collect();
+        fs::create_dir_all(dir.path().join("bucket")).unwrap();
+        fs::write(dir.path().join("bucket/lines.txt"), lines).unwrap();
+        let pod = |epochs| {
+            let small = json!({"layers": 1, "width": 8, "heads": 1, "context": 16});
+            pipeline(dir.path(), small, json!({"bpe": {"vocabularySize": 260}}), epochs)
+        };
+        let kept = Access::local(dir.path()).open("s3://bucket/default/test/runs/1-8a6e0804/prepared").unwrap();
+        let is_taken = async |pod: &Pipeline| match pod.prepare(None, &kept).await.unwrap() {
+            Prepared::Text(corpus) => corpus.is_kept,
+            Prepared::Table(_) => panic!("it is text"),
+        };
+
+        let first = pod(u32::MAX);
+        assert!(!is_taken(&first).await);
+        let (stop, mut running) = (first.stop.clone(), pin!(first.run()));
+        let kept_by_then = async {
+            while read_manifest(&kept, None).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            ended = &mut running => panic!("{ended:?}"),
+            () = kept_by_then => stop.cancel(),
+        }
+        let error = running.await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Preempted, "{error}");
+
+        assert!(is_taken(&pod(1)).await);
+        pod(1).run().await.unwrap();
+        let left: Vec<_> = kept.store.list(Some(&kept.path)).try_collect().await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

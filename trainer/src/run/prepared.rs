@@ -15,7 +15,7 @@ use crate::{
     base::Base,
     data::{self, Scratch},
     model::ModelError,
-    storage::Access,
+    storage::{Access, Folder},
     text::{self, Corpus, Tokenizer, Vocabulary, stop_token},
     training::{Dataset, Problem},
 };
@@ -62,7 +62,7 @@ impl Reads {
 }
 
 impl Prepared {
-    /// Prepares data for a model that reads so.
+    /// Prepares data for a model that reads so. Text that was prepared before is taken from the folder `kept`.
     ///
     /// # Errors
     /// If the data cannot be read or trained on.
@@ -71,15 +71,28 @@ impl Prepared {
         reads: Reads,
         access: &Access,
         scratch: &Scratch,
+        kept: Option<&Folder>,
         on_stats: &(dyn Fn(&DataStats) + Send + Sync),
     ) -> Result<Self, RunError> {
         let data = &config.data;
         Ok(match reads {
             Reads::Tokens { context, vocabulary } => {
-                Self::Text(Box::new(text::prepare(data, context, vocabulary, access, scratch, on_stats).await?))
+                let corpus = text::prepare(data, context, vocabulary, access, scratch, kept, on_stats).await?;
+                Self::Text(Box::new(corpus))
             }
             Reads::Rows => Self::Table(Box::new(data::prepare(data, config.task, access, scratch, on_stats).await?)),
         })
+    }
+
+    /// Writes to a folder what took long to prepare, so that the run need not prepare it again: text.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub(super) async fn keep(&self, folder: &Folder) -> Result<(), ArtifactError> {
+        match self {
+            Self::Table(_) => Ok(()),
+            Self::Text(corpus) => text::keep(corpus, folder).await,
+        }
     }
 
     /// What was read, dropped and kept.
@@ -87,6 +100,14 @@ impl Prepared {
         match self {
             Self::Table(table) => &table.stats,
             Self::Text(corpus) => &corpus.stats,
+        }
+    }
+
+    /// What a person should know of it.
+    pub(super) fn warning(&self) -> Option<&str> {
+        match self {
+            Self::Table(_) => None,
+            Self::Text(corpus) => corpus.warning.as_deref(),
         }
     }
 

@@ -17,7 +17,7 @@ pub fn prompt_tokens(tokenizer: &Tokenizer, texts: Option<&Text>, prompt: &str) 
     if holds_conversations(texts) {
         chat::prompt(tokenizer, &[Message { role: USER.into(), content: prompt.into() }])
     } else {
-        tokenizer.encode(prompt)
+        Ok([tokenizer.begin_of_text(), &tokenizer.encode(prompt)?].concat())
     }
 }
 

@@ -3,7 +3,11 @@
 //! While documents are cleaned and split, a conversation is the JSON text of its messages; [`encode`] makes tokens of it, by
 //! the [`Template`] that models with such a tokenizer know.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 use datafusion::arrow::{
     array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait, StringArray, StructArray},
@@ -22,6 +26,9 @@ pub const ASSISTANT: &str = "assistant";
 pub const USER: &str = "user";
 const ROLE: &str = "role";
 const CONTENT: &str = "content";
+/// The most roles that are named, and the most characters of one.
+const MAX_ROLES: usize = 8;
+const MAX_ROLE: usize = 32;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,17 +142,42 @@ pub(super) enum NoConversations {
     Json(#[from] serde_json::Error),
 }
 
+/// The roles in conversations in which the assistant says nothing.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered(Mutex<BTreeSet<String>>);
+
+impl Unanswered {
+    fn add(&self, conversation: &[Message]) {
+        let mut roles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for message in conversation {
+            if roles.len() < MAX_ROLES {
+                roles.insert(message.role.chars().take(MAX_ROLE).collect());
+            }
+        }
+    }
+
+    /// Some of the roles, if there are any.
+    pub(super) fn roles(&self) -> Option<String> {
+        let roles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let roles: Vec<String> = roles.iter().map(|role| format!("'{role}'")).collect();
+        (!roles.is_empty()).then(|| roles.join(", "))
+    }
+}
+
 /// A column of conversations as JSON; null where the assistant says nothing.
-pub(super) fn conversations(array: &ArrayRef) -> Result<StringArray, NoConversations> {
+pub(super) fn conversations(array: &ArrayRef, unanswered: &Unanswered) -> Result<StringArray, NoConversations> {
     match array.data_type() {
-        DataType::List(_) => of_lists(array.as_list::<i32>()),
-        DataType::LargeList(_) => of_lists(array.as_list::<i64>()),
+        DataType::List(_) => of_lists(array.as_list::<i32>(), unanswered),
+        DataType::LargeList(_) => of_lists(array.as_list::<i64>(), unanswered),
         DataType::Null => Ok(StringArray::new_null(array.len())),
         other => Err(NoConversations::Type(other.clone())),
     }
 }
 
-fn of_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> Result<StringArray, NoConversations> {
+fn of_lists<O: OffsetSizeTrait>(
+    lists: &GenericListArray<O>,
+    unanswered: &Unanswered,
+) -> Result<StringArray, NoConversations> {
     let no_messages = || NoConversations::Type(lists.data_type().clone());
     let messages = lists.values().as_struct_opt().ok_or_else(no_messages)?;
     let column = |name| texts(messages, name).transpose()?.ok_or_else(no_messages);
@@ -165,7 +197,11 @@ fn of_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> Result<StringArr
         };
         let messages = (start..end).map(message).collect::<Result<Vec<_>, _>>()?;
         let is_learned = |message: &Message| message.role == ASSISTANT && !message.content.trim().is_empty();
-        Ok(messages.iter().any(is_learned).then(|| serde_json::to_string(&messages)).transpose()?)
+        if !messages.iter().any(is_learned) {
+            unanswered.add(&messages);
+            return Ok(None);
+        }
+        Ok(Some(serde_json::to_string(&messages)?))
     };
     (0..lists.len()).map(conversation).collect()
 }
@@ -252,7 +288,7 @@ mod tests {
         let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(vec![Field::new("m", arrow_type(), true)]));
         let mut decoder = ReaderBuilder::new(schema).with_coerce_primitive(true).build_decoder().unwrap();
         decoder.decode(json.as_bytes()).unwrap();
-        conversations(decoder.flush().unwrap().unwrap().column(0))
+        conversations(decoder.flush().unwrap().unwrap().column(0), &Unanswered::default())
     }
 
     #[test]

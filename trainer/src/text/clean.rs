@@ -24,7 +24,7 @@ use stoker_crds::training::{
 };
 
 use super::{
-    chat::Shape,
+    chat::{Shape, Unanswered},
     documents::{Documents, DocumentsWriter},
     near::{Kept, Sketcher},
 };
@@ -43,6 +43,7 @@ const ORDER_BYTES: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) tally: Arc<Tally>,
+    pub(super) unanswered: Unanswered,
     length: AtomicU64,
     duplicates: AtomicU64,
     near_duplicates: AtomicU64,

@@ -10,6 +10,7 @@ pub mod chat;
 mod clean;
 mod documents;
 mod files;
+mod kept;
 mod map;
 mod near;
 mod pipeline;
@@ -29,22 +30,29 @@ use stoker_crds::{
 use self::pipeline::Pipeline;
 pub use self::{
     answer::{prompt_tokens, stop_token},
+    kept::keep,
     sequences::Sequences,
     tokenizer::{END_OF_TEXT, MAX_JSON, Tokenizer, TokenizerError},
     vocabulary::Vocabulary,
 };
 use crate::{
     data::{DataError, Scratch, session::Limits, watched},
-    storage::Access,
+    storage::{Access, Folder},
 };
 
 /// Text that is ready to be trained on.
 #[derive(Debug)]
 pub struct Corpus {
+    /// Digest of what it was prepared of, and how: of the same, one that was kept is taken.
+    pub key: String,
+    /// Whether it was taken from there.
+    pub is_kept: bool,
     /// The tokenizer, fitted on the training split alone.
     pub tokenizer: Tokenizer,
     /// What was read, dropped and kept.
     pub stats: DataStats,
+    /// What a person should know of it.
+    pub warning: Option<String>,
     /// What the model is fitted on.
     pub train: Sequences,
     /// What decides on early stopping.
@@ -53,8 +61,16 @@ pub struct Corpus {
     pub test: Sequences,
 }
 
+impl Corpus {
+    /// In the order of [`Split::ALL`](stoker_crds::metric::Split::ALL).
+    fn splits(&self) -> [&Sequences; 3] {
+        [&self.train, &self.validation, &self.test]
+    }
+}
+
 /// Reads, cleans, splits and encodes text, in sequences of a context's length, and in the tokens of a model that has read
-/// text before, if one is to read this. `on_stats` is told the counts as they grow.
+/// text before, if one is to read this. `on_stats` is told the counts as they grow. What came of the same before and was
+/// [kept](keep) in the folder `kept` is taken from there.
 ///
 /// The same data and configuration give the same tokenizer and the same sequences, whatever the files' order and the number
 /// of threads. Temporary files in `scratch` have no names, and vanish with what is returned.
@@ -67,9 +83,10 @@ pub async fn prepare(
     vocabulary: Option<Vocabulary>,
     access: &Access,
     scratch: &Scratch,
+    kept: Option<&Folder>,
     on_stats: &(dyn Fn(&DataStats) + Send + Sync),
 ) -> Result<Corpus, DataError> {
     let limits = Limits::within(scratch);
-    let pipeline = Pipeline::new(data, context, access, scratch, limits).with_vocabulary(vocabulary);
+    let pipeline = Pipeline::new(data, context, access, scratch, limits).with_vocabulary(vocabulary).with_kept(kept);
     watched(pipeline.run(), || on_stats(&pipeline.stats())).await
 }

@@ -5,7 +5,7 @@
 //! documents, each least hash is the same with the probability of their similarity. Bands of several hashes are looked up,
 //! of which at least one is the same for nearly all pairs that are similar enough.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{collections::HashMap, iter::successors};
 
 use crate::data::DataError;
 
@@ -15,6 +15,9 @@ const SHINGLE: usize = 9;
 const HASHES: usize = 128;
 /// The most that may be overlooked of pairs that are just similar enough.
 const OVERLOOKED: f64 = 1e-3;
+/// The most documents that are compared for one band. Whole corpora can be made from one template, all of whose documents
+/// share bands: to compare each with all others would take forever.
+const OF_A_BAND: usize = 8;
 /// The bytes of a band in a sketch.
 const BAND: usize = size_of::<u32>();
 /// The bytes that a map takes for an entry: key, value, and its own byte.
@@ -65,12 +68,37 @@ fn banding(similarity: f64) -> (usize, usize) {
     (1..=HASHES).map(of_rows).rev().find(|banding| overlooked(*banding) <= OVERLOOKED).unwrap_or(of_rows(1))
 }
 
+/// The documents that have each number of a band.
+#[derive(Clone, Debug, Default)]
+struct Band {
+    /// The last one that has a number.
+    last: HashMap<u32, u32>,
+    /// The one before a document that has the same number. Most numbers are of one document alone, which is not here.
+    before: HashMap<u32, u32>,
+}
+
+impl Band {
+    fn add(&mut self, number: u32, document: u32) {
+        if let Some(before) = self.last.insert(number, document) {
+            self.before.insert(document, before);
+        }
+    }
+
+    /// The last few documents that have a number.
+    fn documents(&self, number: u32) -> impl Iterator<Item = u32> {
+        successors(self.last.get(&number), |document| self.before.get(document)).take(OF_A_BAND).copied()
+    }
+
+    fn bytes(&self) -> usize {
+        (self.last.capacity() + self.before.capacity()) * ENTRY
+    }
+}
+
 /// The documents that are kept so far, by the bands of their sketches.
 #[derive(Debug)]
 pub(super) struct Kept {
     similarity: f64,
-    /// Of each band, the first document that has it.
-    bands: Vec<HashMap<u32, u32>>,
+    bands: Vec<Band>,
     /// Where each document stands.
     places: Vec<u64>,
     /// The most bytes that this may take.
@@ -80,7 +108,7 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn new(similarity: f64, limit: usize) -> Self {
         let (bands, _) = banding(similarity);
-        Self { similarity, bands: vec![HashMap::new(); bands], places: Vec::new(), limit }
+        Self { similarity, bands: vec![Band::default(); bands], places: Vec::new(), limit }
     }
 
     /// Whether a document that was kept is similar enough to a text. `text_at` gives the text of one by its place.
@@ -91,7 +119,7 @@ impl Kept {
         text_at: impl Fn(u64) -> Result<String, DataError>,
     ) -> Result<bool, DataError> {
         let mut candidates: Vec<u32> =
-            self.bands.iter().zip(numbers(sketch)).filter_map(|(band, number)| band.get(&number).copied()).collect();
+            self.bands.iter().zip(numbers(sketch)).flat_map(|(band, number)| band.documents(number)).collect();
         if candidates.is_empty() {
             return Ok(false);
         }
@@ -116,17 +144,13 @@ impl Kept {
         let document = u32::try_from(self.places.len()).map_err(|_| self.too_many())?;
         self.places.push(place);
         for (band, number) in self.bands.iter_mut().zip(numbers(sketch)) {
-            // Where a band has a document already, that one was compared and is not similar enough: the others bring this
-            // document up.
-            if let Entry::Vacant(entry) = band.entry(number) {
-                entry.insert(document);
-            }
+            band.add(number, document);
         }
         if self.bytes() > self.limit { Err(self.too_many()) } else { Ok(()) }
     }
 
     fn bytes(&self) -> usize {
-        self.bands.iter().map(|band| band.capacity() * ENTRY).sum::<usize>() + self.places.capacity() * size_of::<u64>()
+        self.bands.iter().map(Band::bytes).sum::<usize>() + self.places.capacity() * size_of::<u64>()
     }
 
     fn too_many(&self) -> DataError {
@@ -201,14 +225,20 @@ fn mix(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
 
+    fn letters(count: usize, random: &mut ChaCha8Rng) -> String {
+        (0..count).map(|_| random.random_range('a'..='z')).collect()
+    }
+
     /// Two texts of ten equal parts of random letters, of which the first few are the same in both.
     fn pair(shared: usize, random: &mut ChaCha8Rng) -> [String; 2] {
-        let part = |random: &mut ChaCha8Rng| -> String { (0..508).map(|_| random.random_range('a'..='z')).collect() };
+        let part = |random: &mut ChaCha8Rng| letters(508, random);
         let common: Vec<String> = (0..shared).map(|_| part(random)).collect();
         [(); 2].map(|()| {
             let own: Vec<String> = (shared..10).map(|_| part(random)).collect();
@@ -250,6 +280,51 @@ mod tests {
                 assert_eq!(is_found(&pair, 0.8), similarity >= 0.8, "{shared} {similarity}");
             }
         }
+    }
+
+    /// A text that fills a template with so many letters of its own.
+    fn filled(template: &str, own: usize, random: &mut ChaCha8Rng) -> String {
+        format!("{template}-{}", letters(own, random))
+    }
+
+    /// All that such a pair shares, the documents before it have too.
+    #[test]
+    fn a_pair_is_found_beside_other_documents_of_its_template() {
+        let (sketcher, mut random) = (Sketcher::new(0.8), ChaCha8Rng::seed_from_u64(9));
+        for _ in 0..20 {
+            let template = letters(4000, &mut random);
+            let (mut kept, mut texts) = (Kept::new(0.8, usize::MAX), Vec::<String>::new());
+            let mut is_found = |own: usize| {
+                let text = filled(&template, own, &mut random);
+                let sketch = sketcher.sketch(&text);
+                let is_found = kept.has_near(&text, &sketch, |place| Ok(texts[place as usize].clone())).unwrap();
+                kept.keep(&sketch, texts.len() as u64).unwrap();
+                texts.push(text);
+                is_found
+            };
+            for _ in 0..OF_A_BAND - 1 {
+                assert!(!is_found(1200), "they share less than two thirds");
+            }
+            assert!(!is_found(300), "it shares 4000 of 5500 with those");
+            assert!(is_found(300), "it shares 4000 of 4600 with the last one");
+        }
+    }
+
+    #[test]
+    fn however_many_documents_share_bands_few_are_compared() {
+        let (sketcher, mut random) = (Sketcher::new(0.8), ChaCha8Rng::seed_from_u64(10));
+        let template = letters(400, &mut random);
+        let (mut kept, compared) = (Kept::new(0.8, usize::MAX), Cell::new(0));
+        for place in 0..2000 {
+            kept.keep(&sketcher.sketch(&filled(&template, 120, &mut random)), place).unwrap();
+        }
+        let text = filled(&template, 120, &mut random);
+        let other = |_| {
+            compared.set(compared.get() + 1);
+            Ok("another text".to_owned())
+        };
+        assert!(!kept.has_near(&text, &sketcher.sketch(&text), other).unwrap());
+        assert!((1..=OF_A_BAND * sketcher.bands).contains(&compared.get()), "{}", compared.get());
     }
 
     #[test]

@@ -19,7 +19,8 @@ use stoker_crds::training::{
 };
 
 use super::{
-    chat::{self, NoConversations, Shape},
+    chat::{self, ASSISTANT, NoConversations, Shape, Unanswered},
+    clean::Counts,
     files,
 };
 use crate::data::{
@@ -31,7 +32,6 @@ use crate::data::{
     read::unfit,
     scan::Scanner,
     source::SourceFile,
-    tally::Tally,
 };
 
 /// The column of the file's URI, in files of the format text.
@@ -102,34 +102,34 @@ impl Reader {
     }
 
     /// Every file once, several at a time.
-    pub(super) fn partitions(self: &Arc<Self>, tally: &Arc<Tally>) -> Vec<Arc<dyn PartitionStream>> {
+    pub(super) fn partitions(self: &Arc<Self>, counts: &Arc<Counts>) -> Vec<Arc<dyn PartitionStream>> {
         let partitions = self.files.len().min(self.max_partitions).max(1);
         let partition = |partition: usize| {
-            let (reader, tally) = (Arc::clone(self), Arc::clone(tally));
+            let (reader, counts) = (Arc::clone(self), Arc::clone(counts));
             let indices = (partition..self.files.len()).step_by(partitions);
             Partition::of_files(Arc::clone(&self.schema), indices, move |index| {
-                Arc::clone(&reader).read(index, Arc::clone(&tally))
+                Arc::clone(&reader).read(index, Arc::clone(&counts))
             })
         };
         (0..partitions).map(partition).collect()
     }
 
-    async fn read(self: Arc<Self>, index: usize, tally: Arc<Tally>) -> Result<Batches, DataFusionError> {
+    async fn read(self: Arc<Self>, index: usize, counts: Arc<Counts>) -> Result<Batches, DataFusionError> {
         if self.format == Format::Text {
-            self.read_text(index, tally).await
+            self.read_text(index, counts).await
         } else {
-            self.read_rows(index, tally).await
+            self.read_rows(index, counts).await
         }
     }
 
-    async fn read_text(self: Arc<Self>, index: usize, tally: Arc<Tally>) -> Result<Batches, DataFusionError> {
+    async fn read_text(self: Arc<Self>, index: usize, counts: Arc<Counts>) -> Result<Batches, DataFusionError> {
         let file = self.files[index].0.clone();
         let uri = file.uri().to_owned();
         let documents = files::documents(file, self.text.documents(), self.batch_size).await;
-        let documents = documents.map_err(|error| tally.fail(error))?;
+        let documents = documents.map_err(|error| counts.tally.fail(error))?;
         let batch = move |documents: Result<Vec<String>, DataError>| -> Result<RecordBatch, DataFusionError> {
-            let documents = documents.map_err(|error| tally.fail(error))?;
-            tally.count_read(documents.len());
+            let documents = documents.map_err(|error| counts.tally.fail(error))?;
+            counts.tally.count_read(documents.len());
             let column = |(name, ..): &(String, ColumnType, bool)| -> ArrayRef {
                 match name.as_str() {
                     FILE => Arc::new(StringArray::from_iter_values(documents.iter().map(|_| &uri))),
@@ -141,32 +141,38 @@ impl Reader {
         Ok(documents.map(batch).boxed())
     }
 
-    async fn read_rows(self: Arc<Self>, index: usize, tally: Arc<Tally>) -> Result<Batches, DataFusionError> {
+    async fn read_rows(self: Arc<Self>, index: usize, counts: Arc<Counts>) -> Result<Batches, DataFusionError> {
         let (file, schema) = &self.files[index];
         let projection = self.columns.iter().map(|(name, ..)| schema.index_of(name)).collect::<Result<_, _>>()?;
         let rows = self.scanner.rows(file, schema, projection).await;
-        let rows = rows.map_err(|error| tally.fail(DataError::reading(file, 0, error)))?;
+        let rows = rows.map_err(|error| counts.tally.fail(DataError::reading(file, 0, error)))?;
         let reader = Arc::clone(&self);
         let mut read = 0;
         let batch = move |batch: Result<RecordBatch, DataFusionError>| -> Result<RecordBatch, DataFusionError> {
             let file = &reader.files[index].0;
             let batch = batch.map_err(|error| DataError::reading(file, read, error));
-            let batch = batch.and_then(|batch| reader.convert(&batch, file, read));
-            let batch = batch.map_err(|error| tally.fail(error))?;
+            let batch = batch.and_then(|batch| reader.convert(&batch, file, read, &counts.unanswered));
+            let batch = batch.map_err(|error| counts.tally.fail(error))?;
             read += batch.num_rows() as u64;
-            tally.count_read(batch.num_rows());
+            counts.tally.count_read(batch.num_rows());
             Ok(batch)
         };
         Ok(rows.map(batch).boxed())
     }
 
-    fn convert(&self, batch: &RecordBatch, file: &SourceFile, read: u64) -> Result<RecordBatch, DataError> {
+    fn convert(
+        &self,
+        batch: &RecordBatch,
+        file: &SourceFile,
+        read: u64,
+        unanswered: &Unanswered,
+    ) -> Result<RecordBatch, DataError> {
         let column =
             |(at, (name, kind, is_cast)): (usize, &(String, ColumnType, bool))| -> Result<ArrayRef, DataError> {
                 let array = batch.column_by_name(name);
                 let array = array.ok_or_else(|| DataError::internal(format!("'{name}' was not read")))?;
                 if at == 0 && self.shape == Shape::Conversation {
-                    let conversations = chat::conversations(array);
+                    let conversations = chat::conversations(array, unanswered);
                     return Ok(
                         Arc::new(conversations.map_err(|error| no_conversations(name, file, read, error))?) as ArrayRef
                     );
@@ -219,11 +225,11 @@ fn no_conversations(name: &str, file: &SourceFile, read: u64, error: NoConversat
     let uri = file.uri();
     match error {
         NoConversations::Role { row } => DataError::Unparsable(format!(
-            "{uri}, row {}: column '{name}' {error}; correct it, or name another column in spec.data.text.messages",
+            "{uri}, row {}: column '{name}' {error}; a message is an object of the texts role and content, and the role of an answer is {ASSISTANT}: rename fields that are called otherwise, such as from and value, correct the row, or name another column in spec.data.text.messages",
             read + row as u64 + 1
         )),
         NoConversations::Type(_) => DataError::WrongType(format!(
-            "column '{name}' of {uri} {error}: name another column in spec.data.text.messages"
+            "column '{name}' of {uri} {error}: rename its fields, or name another column in spec.data.text.messages"
         )),
         error => DataError::internal(error),
     }

@@ -1,6 +1,8 @@
 //! Tokens in files of the scratch folder, one after another, read as sequences of the model's context.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
+
+use serde::{Deserialize, Serialize};
 
 use super::map::Mapped;
 use crate::data::{DataError, Scratch, scratch::ScratchFile};
@@ -8,8 +10,8 @@ use crate::data::{DataError, Scratch, scratch::ScratchFile};
 const BUFFER: usize = 1 << 20;
 
 /// The bytes of a token in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Width {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Width {
     Two,
     Four,
 }
@@ -33,34 +35,77 @@ impl Width {
 /// predicted. What is left after the last whole sequence is in none.
 #[derive(Debug)]
 pub struct Sequences {
-    context: usize,
-    width: Width,
+    layout: Layout,
     tokens: Mapped,
     /// Of each token a bit, the lowest first: whether it is to be learned. All are where there are no bits.
     counts: Option<Mapped>,
+}
+
+/// How the bytes of [`Sequences`] are to be read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Layout {
+    context: usize,
+    width: Width,
+    /// Whether each token comes with whether it is to be learned.
+    pub(super) is_counted: bool,
+    /// Tokens.
     total: u64,
+    /// Whole sequences.
     len: u32,
+    /// Whether a prediction counts.
+    learns: bool,
 }
 
 impl Sequences {
+    /// Those that such bytes are; `None` if the bytes are not as many as the layout says.
+    ///
+    /// # Errors
+    /// If a file cannot be mapped.
+    pub(super) fn of(layout: Layout, tokens: ScratchFile, counts: Option<ScratchFile>) -> io::Result<Option<Self>> {
+        let Layout { context, width, is_counted, total, len, .. } = layout;
+        let fits = tokens.written() == total.saturating_mul(width.bytes() as u64)
+            && counts.as_ref().map(ScratchFile::written) == is_counted.then(|| total.div_ceil(u8::BITS.into()))
+            && (len == 0 || u64::from(len).saturating_mul(context as u64) < total);
+        if !fits {
+            return Ok(None);
+        }
+        let counts = counts.map(Mapped::new).transpose()?;
+        Ok(Some(Self { layout, tokens: Mapped::new(tokens)?, counts }))
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The bytes of the tokens, and of which are to be learned.
+    pub(super) fn bytes(&self) -> (&[u8], Option<&[u8]>) {
+        (self.tokens.bytes(), self.counts.as_ref().map(Mapped::bytes))
+    }
+
     /// How many whole sequences there are.
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.layout.len as usize
     }
 
     /// Whether there is no whole sequence.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.layout.len == 0
+    }
+
+    /// Whether a token of a whole sequence is to be learned.
+    pub(super) fn learns(&self) -> bool {
+        self.layout.learns
     }
 
     /// How many tokens there are, with those after the last whole sequence.
     pub fn tokens(&self) -> u64 {
-        self.total
+        self.layout.total
     }
 
     /// The length of a sequence, without the token that follows on it.
     pub fn context(&self) -> usize {
-        self.context
+        self.layout.context
     }
 
     /// Reads a sequence: its `context + 1` tokens, and for each of its `context` predictions, that of the token after it,
@@ -69,18 +114,19 @@ impl Sequences {
     /// # Errors
     /// If there is no such sequence, or the places for it have another length.
     pub fn read(&self, index: u32, tokens: &mut [u32], weights: &mut [f32]) -> Result<(), DataError> {
-        if index >= self.len || tokens.len() != self.context + 1 || weights.len() != self.context {
+        let Layout { context, width, len, .. } = self.layout;
+        if index >= len || tokens.len() != context + 1 || weights.len() != context {
             return Err(DataError::internal(format!(
                 "sequence {index} of {} was asked for, in {} tokens and {} weights for a context of {}",
-                self.len,
+                len,
                 tokens.len(),
                 weights.len(),
-                self.context
+                self.layout.context
             )));
         }
-        let start = index as usize * self.context;
-        let bytes = &self.tokens.bytes()[start * self.width.bytes()..][..tokens.len() * self.width.bytes()];
-        match self.width {
+        let start = index as usize * context;
+        let bytes = &self.tokens.bytes()[start * width.bytes()..][..tokens.len() * width.bytes()];
+        match width {
             Width::Two => fill(tokens, bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes).into())),
             Width::Four => fill(tokens, bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes))),
         }
@@ -109,6 +155,8 @@ pub(super) struct SequencesWriter {
     scratch: Scratch,
     tokens: BufWriter<ScratchFile>,
     counts: Option<Bits>,
+    /// The place of the first token that is predicted and to be learned.
+    first_learned: Option<u64>,
     total: u64,
 }
 
@@ -154,12 +202,15 @@ impl SequencesWriter {
         };
         let counts = is_counted.then(|| Ok::<_, DataError>(Bits { file: file()?, last: (0, 0) })).transpose()?;
         let (width, scratch, tokens) = (Width::of(vocabulary_size), scratch.clone(), file()?);
-        Ok(Self { context, width, scratch, tokens, counts, total: 0 })
+        // The first of all tokens is not predicted.
+        let first_learned = (!is_counted).then_some(1);
+        Ok(Self { context, width, scratch, tokens, counts, first_learned, total: 0 })
     }
 
     /// Appends tokens. `counts` says of each whether it is to be learned.
     pub(super) fn push(&mut self, tokens: &[u32], counts: impl Iterator<Item = bool>) -> Result<(), DataError> {
         let failed = |error| DataError::scratch(&self.scratch, error);
+        let start = self.total;
         self.total += tokens.len() as u64;
         for token in tokens {
             match self.width {
@@ -171,7 +222,12 @@ impl SequencesWriter {
             }
         }
         if let Some(bits) = &mut self.counts {
-            counts.take(tokens.len()).try_for_each(|counts| bits.push(counts)).map_err(failed)?;
+            for (place, counts) in (start..self.total).zip(counts) {
+                bits.push(counts).map_err(failed)?;
+                if counts && place > 0 {
+                    self.first_learned.get_or_insert(place);
+                }
+            }
         }
         Ok(())
     }
@@ -182,17 +238,20 @@ impl SequencesWriter {
     }
 
     pub(super) fn finish(self) -> Result<Sequences, DataError> {
-        let Self { context, width, scratch, tokens, counts, total } = self;
+        let Self { context, width, scratch, tokens, counts, first_learned, total } = self;
         let failed = |error| DataError::scratch(&scratch, error);
         let file = tokens.into_inner().map_err(|error| failed(error.into_error()))?;
-        let counts = counts.map(|bits| Mapped::new(bits.finish()?)).transpose().map_err(failed)?;
+        let counts = counts.map(Bits::finish).transpose().map_err(failed)?;
         let len = total.saturating_sub(1) / context as u64;
         let len = u32::try_from(len).map_err(|_| {
             DataError::InvalidConfig(format!(
                 "{len} sequences in one split are more than can be numbered: raise the model's context, or bring less data"
             ))
         })?;
-        Ok(Sequences { context, width, tokens: Mapped::new(file).map_err(failed)?, counts, total, len })
+        let learns = first_learned.is_some_and(|place| place <= u64::from(len) * context as u64);
+        let layout = Layout { context, width, is_counted: counts.is_some(), total, len, learns };
+        let sequences = Sequences::of(layout, file, counts).map_err(failed)?;
+        sequences.ok_or_else(|| DataError::internal("the tokens are not as many as were written"))
     }
 }
 
@@ -244,6 +303,17 @@ mod tests {
             let expected: Vec<f32> = tokens[1..].iter().map(|token| f32::from(u8::from(token % 3 == 0))).collect();
             assert_eq!(weights, expected);
         }
+    }
+
+    #[test]
+    fn only_a_token_that_a_whole_sequence_predicts_is_learned() {
+        // Of nine tokens, two sequences of three predict those at the places 1 to 6.
+        let tokens: Vec<u32> = (0..9).collect();
+        let learns = |counts| write(3, 100, &[&tokens[..4], &tokens[4..]], counts).learns();
+        assert!(learns(None));
+        assert!(learns(Some(|token| token == 1)) && learns(Some(|token| token == 6)));
+        assert!(!learns(Some(|token| token == 0 || token > 6)) && !learns(Some(|_| false)));
+        assert!(!write(3, 100, &[&[1; 3]], None).learns(), "there is no whole sequence");
     }
 
     #[test]

@@ -62,7 +62,14 @@ impl Template {
                 end,
                 between,
             },
-            Kind::Plain { end } => Self { begin, start: Vec::new(), after_role: line("\n")?, end, between },
+            // The others know texts only as they begin.
+            Kind::Plain { end } => Self {
+                begin: tokenizer.begin_of_text().to_vec(),
+                start: Vec::new(),
+                after_role: line("\n")?,
+                end,
+                between,
+            },
         })
     }
 }
@@ -121,6 +128,21 @@ mod tests {
                 .collect();
             assert_eq!(learned, [b"<|eot_id|>".map(u32::from).as_slice(), &[end]].concat());
             assert_eq!(end_of_message(tokenizer), end);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_text_comes_once_or_where_the_template_has_none_not_at_all() {
+        let llama = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
+        for (names, expected) in [(&["<s>"][..], 1), (&llama, 1), (&["<s>", "<|im_start|>", "<|im_end|>"], 0)] {
+            let mut json: Value = serde_json::from_slice(with(names).to_json()).unwrap();
+            json["post_processor"] = json!({"type": "BertProcessing", "sep": [names[0], 257], "cls": [names[0], 257]});
+            let tokenizer = Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None).unwrap();
+            assert_eq!(tokenizer.begin_of_text(), [257]);
+            let dialog = ["user", "assistant"].map(|role| Message { role: role.into(), content: "hi".into() });
+            let tokens = chat::encode(&tokenizer, &[dialog.to_vec()]).unwrap().remove(0).tokens;
+            assert_eq!(tokens.iter().filter(|token| **token == 257).count(), expected, "{names:?}");
+            assert_eq!(tokens.first() == Some(&257), expected == 1, "{names:?}");
         }
     }
 }

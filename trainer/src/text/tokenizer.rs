@@ -1,8 +1,10 @@
 //! Tokenizers: text to tokens and back.
 
+mod begin;
 mod bytes;
 mod check;
 mod fit;
+mod lacking;
 #[cfg(test)]
 mod tests;
 
@@ -10,9 +12,10 @@ use std::{collections::BTreeMap, error::Error, fmt, sync::Arc};
 
 use serde_json::{Value, json};
 use stoker_crds::Reason;
-use tokenizers::{AddedToken, PostProcessorWrapper};
+use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
 
 pub(super) use self::fit::fit;
+use self::lacking::Lacking;
 
 /// The token that ends a text, of the tokenizers that are made here.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -65,6 +68,8 @@ pub struct Tokenizer {
     vocabulary_size: usize,
     end_of_text: u32,
     special: BTreeMap<String, u32>,
+    begin_of_text: Arc<[u32]>,
+    lacking: Arc<Lacking>,
     json: Arc<[u8]>,
 }
 
@@ -94,15 +99,17 @@ impl Tokenizer {
             vocabulary_size: bytes::VOCABULARY,
             end_of_text: bytes::END_OF_TEXT,
             special: [(END_OF_TEXT.to_owned(), bytes::END_OF_TEXT)].into(),
+            begin_of_text: Arc::default(),
+            lacking: Arc::default(),
             json: json.into(),
         })
     }
 
     /// Reads a `tokenizer.json` of Hugging Face. It need not be trusted: what it says is checked before it is used.
     ///
-    /// What would cut, fill or add to a text is left out: its truncation, padding and post-processor. The end of a text is the
-    /// token of a name that is usual for it, else the special token that the model's configuration names (`end_of_text`); a
-    /// tokenizer without any gets one.
+    /// What would cut or fill a text is left out: its truncation and padding. Of its post-processor stays which tokens it puts
+    /// before a text ([`Self::begin_of_text`]). The end of a text is the token of a name that is usual for it, else the special
+    /// token that the model's configuration names (`end_of_text`); a tokenizer without any gets one.
     ///
     /// # Errors
     /// If it is too large, says what is not true, or has no byte-pair encoding of all texts.
@@ -116,9 +123,14 @@ impl Tokenizer {
         let checked = check::check(json)?;
         let refused = |error: BoxError| TokenizerError::Refused(error.to_string());
         let mut pairs = tokenizers::Tokenizer::from_bytes(json).map_err(refused)?;
+        // A file that does not name the type is what the library can read it as.
+        if !matches!(pairs.get_model(), ModelWrapper::BPE(_)) {
+            return Err(TokenizerError::Refused("its model has no type, and is none of type BPE".into()));
+        }
         pairs.with_truncation(None).map_err(refused)?;
         pairs.with_padding(None);
-        pairs.with_post_processor(None::<PostProcessorWrapper>);
+        let post_processor = post_processor(&pairs, &checked.begin)?;
+        pairs.with_post_processor(post_processor);
         for (token, id) in &checked.added {
             if pairs.token_to_id(token) != Some(*id) {
                 return Err(TokenizerError::Refused(format!(
@@ -134,7 +146,7 @@ impl Tokenizer {
         checked: check::Checked,
         named: Option<u32>,
     ) -> Result<Self, TokenizerError> {
-        let check::Checked { mut special, mut vocabulary_size, .. } = checked;
+        let check::Checked { mut special, mut vocabulary_size, begin, lacking, .. } = checked;
         let usual = ENDS_OF_TEXT.iter().find_map(|token| special.get(*token).copied());
         let named = named.filter(|named| special.values().any(|id| id == named));
         let end_of_text = match usual.or(named) {
@@ -152,7 +164,9 @@ impl Tokenizer {
         };
         pairs.set_encode_special_tokens(true);
         let json = pairs.to_string(false).map_err(TokenizerError::failed("be written"))?.into_bytes().into();
-        Ok(Self { kind: Kind::Pairs(Arc::new(pairs)), vocabulary_size, end_of_text, special, json })
+        let kind = Kind::Pairs(Arc::new(pairs));
+        let (begin_of_text, lacking) = (begin.into(), lacking.into());
+        Ok(Self { kind, vocabulary_size, end_of_text, special, begin_of_text, lacking, json })
     }
 
     /// The tokens of a text.
@@ -197,6 +211,16 @@ impl Tokenizer {
         self.vocabulary_size
     }
 
+    /// The tokens that stand before each text, as others have trained models with this tokenizer: often none.
+    pub fn begin_of_text(&self) -> &[u32] {
+        &self.begin_of_text
+    }
+
+    /// The bytes that no token is for.
+    pub fn lacking(&self) -> &Lacking {
+        &self.lacking
+    }
+
     /// The token that ends a text.
     pub fn end_of_text(&self) -> u32 {
         self.end_of_text
@@ -211,6 +235,24 @@ impl Tokenizer {
     pub fn to_json(&self) -> &[u8] {
         &self.json
     }
+}
+
+/// Puts the tokens that begin a text before it, where the library is asked for them; `None` if there are none.
+fn post_processor(
+    pairs: &tokenizers::Tokenizer,
+    begin: &[u32],
+) -> Result<Option<PostProcessorWrapper>, TokenizerError> {
+    if begin.is_empty() {
+        return Ok(None);
+    }
+    let named = |id: &u32| {
+        let unknown =
+            || TokenizerError::Refused(format!("its post-processor puts {id} before a text, which is no token"));
+        Ok((pairs.id_to_token(*id).ok_or_else(unknown)?, *id))
+    };
+    let tokens = begin.iter().map(named).collect::<Result<Vec<_>, TokenizerError>>()?;
+    let read = serde_json::from_value(begin::post_processor(&tokens));
+    read.map(Some).map_err(|error| TokenizerError::failed("be written")(error.into()))
 }
 
 /// A `tokenizer.json` around a byte-pair encoding of bytes whose last token is the end of a text.

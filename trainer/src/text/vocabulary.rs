@@ -6,8 +6,10 @@ use crate::data::DataError;
 /// The tokens of a model that has read text before: what it is to read now must be of the same.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
-    /// How many tokens the model tells apart.
-    pub size: usize,
+    /// The model's tensor that has a row for each token that it tells apart.
+    pub tensor: String,
+    /// Its rows and columns.
+    pub shape: [usize; 2],
     /// The model's own tokenizer, if it came with one.
     pub tokenizer: Option<Tokenizer>,
 }
@@ -37,9 +39,11 @@ impl Vocabulary {
         let what = "spec.data.text.tokenizer";
         match &self.tokenizer {
             Some(own) if own.vocabulary_size() != other.vocabulary_size() => Err(DataError::InvalidConfig(format!(
-                "{what} has {} tokens, and the own tokenizer of the model that is started from has {}: remove it, so that \
-                     the model's own is taken, or name one of the same tokens",
+                "{what} has {} tokens, and the own tokenizer of the model that is started from, whose tensor '{}' is {:?}, \
+                 has {}: remove it, so that the model's own is taken, or name one of the same tokens",
                 other.vocabulary_size(),
+                self.tensor,
+                self.shape,
                 own.vocabulary_size()
             ))),
             _ => self.check(other, what),
@@ -48,12 +52,13 @@ impl Vocabulary {
 
     /// Some models tell more tokens apart than their tokenizers have, so that matrices have a size that multiplies fast.
     fn check(&self, tokenizer: Tokenizer, what: &str) -> Result<Tokenizer, DataError> {
-        if tokenizer.vocabulary_size() > self.size {
+        let (tokens, [rows, columns]) = (tokenizer.vocabulary_size(), self.shape);
+        if tokens > rows {
             return Err(DataError::InvalidConfig(format!(
-                "{what} has {} tokens, and the model that is started from tells {} apart: name a tokenizer of at most as many \
-                 in spec.data.text.tokenizer",
-                tokenizer.vocabulary_size(),
-                self.size
+                "{what} has {tokens} tokens, for which the tensor '{}' of the model that is started from should be \
+                 [{tokens}, {columns}] and is [{rows}, {columns}]: name a tokenizer of at most {rows} tokens in \
+                 spec.data.text.tokenizer",
+                self.tensor
             )));
         }
         Ok(tokenizer)

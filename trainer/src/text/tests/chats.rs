@@ -76,10 +76,56 @@ async fn conversations_in_parquet_are_those_in_json_lines() {
     }
 }
 
-#[tokio::test]
-async fn a_message_without_a_role_is_named_by_its_row() {
-    let bucket = Bucket::new(&[("d.jsonl", "{\"chat\": []}\n{\"chat\": [{\"content\": \"x\"}]}\n")]);
+/// Why conversations in a column `chat` of JSON lines are refused.
+async fn refusal(rows: &str, reason: Reason) -> String {
+    let bucket = Bucket::new(&[("d.jsonl", rows)]);
     let error = prepare(&bucket, &data("s3://b/d.jsonl", json!({"text": {"messages": "chat"}}))).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::UnparsableData);
-    assert!(error.to_string().contains("row 2") && error.to_string().contains("'chat'"), "{error}");
+    assert_eq!(error.reason(), reason, "{error}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn a_message_without_a_role_is_named_by_its_row_and_what_fields_are_called_is_said() {
+    let share_gpt = "{\"chat\": []}\n{\"chat\": [{\"from\": \"gpt\", \"value\": \"x\"}]}\n";
+    let error = refusal(share_gpt, Reason::UnparsableData).await;
+    for part in ["row 2", "'chat'", "texts role and content", "the role of an answer is assistant", "from and value"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn conversations_of_which_none_has_an_answer_say_who_speaks_in_them() {
+    let rows = concat!(
+        "{\"chat\": [{\"role\": \"human\", \"content\": \"Hi\"}, {\"role\": \"gpt\", \"content\": \"Hello!\"}]}\n",
+        "{\"chat\": [{\"role\": \"human\", \"content\": \"Bye\"}]}\n",
+    );
+    let error = refusal(rows, Reason::EmptyData).await;
+    for part in ["missing 2", "the roles in such are 'gpt', 'human'", "give answers the role assistant"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let many: String = (0..100)
+        .map(|role| format!("{{\"chat\": [{{\"role\": \"{role}{}\", \"content\": \"x\"}}]}}\n", "r".repeat(1000)))
+        .collect();
+    let error = refusal(&many, Reason::EmptyData).await;
+    assert!(error.len() < 1000 && error.contains("rrr"), "{error}");
+    let error = refusal("{\"chat\": []}\n", Reason::EmptyData).await;
+    assert!(error.contains("missing 1; loosen"), "{error}");
+}
+
+#[tokio::test]
+async fn a_split_of_which_no_token_counts_is_refused_by_its_name() {
+    let dialog = |question: &str| {
+        format!(
+            "{{\"chat\": [{{\"role\": \"user\", \"content\": \"{question}\"}}, {{\"role\": \"assistant\", \"content\": \"A\"}}]}}\n"
+        )
+    };
+    // Sequences of four predict the places 1 to 16 of 20, and the answer stands at place 17.
+    let error = refusal(&dialog("H"), Reason::EmptyData).await;
+    for part in ["the train split", "the role assistant", "more conversations", "context shorter"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    // With one more token they predict the places 1 to 20.
+    let bucket = Bucket::new(&[("d.jsonl", &dialog("Hi"))]);
+    let corpus = prepare(&bucket, &data("s3://b/d.jsonl", json!({"text": {"messages": "chat"}}))).await.unwrap();
+    assert_eq!(corpus.train.len(), 5);
 }

@@ -2,6 +2,7 @@
 
 mod chats;
 mod cleaning;
+mod keeping;
 mod reading;
 mod refusals;
 mod splitting;
@@ -78,4 +79,11 @@ fn dropped(corpus: &Corpus) -> Vec<(&str, u64)> {
 /// So many lines, each of them once.
 fn different(count: usize) -> String {
     (0..count).map(|line| format!("line {line:04}\n")).collect()
+}
+
+/// A byte-pair encoding of about as many tokens.
+async fn pairs(size: u32) -> Tokenizer {
+    let bucket = Bucket::new(&[("d.txt", &different(400))]);
+    let text = json!({"tokenizer": {"bpe": {"vocabularySize": size}}});
+    prepare(&bucket, &lines("s3://b/d.txt", text)).await.unwrap().tokenizer
 }

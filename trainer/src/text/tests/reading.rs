@@ -87,13 +87,73 @@ async fn compressed_text_is_read_and_paragraphs_are_gathered_into_documents() {
 
 #[tokio::test]
 async fn the_tokenizer_of_a_file_is_used_as_it_is() {
-    let fitted = Tokenizer::from_json(Tokenizer::bytes().unwrap().to_json(), None).unwrap();
+    let fitted = pairs(270).await;
     let bucket = Bucket::new(&[("d.txt", &different(10))]);
     bucket.write("tokenizer.json", fitted.to_json());
     let config = lines("s3://b/d.txt", json!({"tokenizer": {"file": {"uri": "s3://b/tokenizer.json"}}}));
     let corpus = prepare(&bucket, &config).await.unwrap();
     assert_eq!(corpus.tokenizer.to_json(), fitted.to_json());
-    assert_eq!(corpus.stats.tokens, 10 * 10);
+    let encoded: Vec<Vec<u32>> = different(10).lines().map(|line| fitted.encode(line).unwrap()).collect();
+    assert!(encoded.iter().all(|tokens| tokens.len() < "line 0000".len()), "pairs were merged");
+    let (tokens, _) = tokens(&corpus.train);
+    let documents: Vec<&[u32]> = tokens.split(|token| *token == fitted.end_of_text()).collect();
+    let (_, whole) = documents.split_last().unwrap();
+    assert!(whole.len() >= 8 && whole.iter().all(|document| encoded.iter().any(|line| line == document)), "{tokens:?}");
+    assert_eq!(corpus.stats.tokens, encoded.iter().map(|line| line.len() as u64 + 1).sum::<u64>());
+}
+
+/// A tokenizer after a change of its JSON, in the file `tokenizer.json` beside others.
+fn beside(tokenizer: &Tokenizer, files: &[(&str, &str)], change: impl FnOnce(&mut Value)) -> Bucket {
+    let mut json = serde_json::from_slice(tokenizer.to_json()).unwrap();
+    change(&mut json);
+    let bucket = Bucket::new(files);
+    bucket.write("tokenizer.json", &serde_json::to_vec(&json).unwrap());
+    bucket
+}
+
+#[tokio::test]
+async fn characters_that_the_tokenizer_has_no_tokens_for_are_a_warning_with_their_number() {
+    let file = json!({"file": {"uri": "s3://b/tokenizer.json"}});
+    let rows = "{\"text\": \"a\u{40000}b\u{7FFFF}\", \"chat\": [{\"role\": \"assistant\", \"content\": \"some words \u{40000}\"}]}\n";
+    let bucket = beside(&pairs(270).await, &[("d.jsonl", rows), ("d.txt", &different(10))], |json| {
+        // As a character, ñ stands for the byte 0xF1.
+        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocab.remove("ñ").unwrap();
+        vocab.insert("unused".into(), id);
+    });
+    for (uri, text, lost) in [
+        ("s3://b/d.txt", json!({"tokenizer": file}), None),
+        ("s3://b/d.jsonl", json!({"tokenizer": file}), Some("bytes 0xF1, so 2 characters of s3://b/d.jsonl")),
+        ("s3://b/d.jsonl", json!({"tokenizer": file, "messages": "chat"}), Some("so 1 characters")),
+    ] {
+        let corpus = prepare(&bucket, &data(uri, json!({"text": text}))).await.unwrap();
+        match (lost, corpus.warning) {
+            (None, warning) => assert_eq!(warning, None),
+            (Some(part), warning) => assert!(warning.as_ref().unwrap().contains(part), "{warning:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_tokenizer_puts_before_a_text_stands_before_each_document_and_each_prompt() {
+    let text = json!({"tokenizer": {"file": {"uri": "s3://b/tokenizer.json"}}});
+    let bucket = beside(&pairs(270).await, &[("d.txt", &different(10))], |json| {
+        let mut token = json["added_tokens"][0].clone();
+        let id = token["id"].as_u64().unwrap() + 1;
+        (token["content"], token["id"]) = (json!("<s>"), json!(id));
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+        json["post_processor"] = json!({"type": "BertProcessing", "sep": ["<s>", id], "cls": ["<s>", id]});
+    });
+    let corpus = prepare(&bucket, &lines("s3://b/d.txt", text)).await.unwrap();
+    let (begin, end) = (corpus.tokenizer.special("<s>").unwrap(), corpus.tokenizer.end_of_text());
+    let (tokens, _) = tokens(&corpus.train);
+    assert_eq!(tokens[0], begin);
+    let after_ends: Vec<u32> = tokens.windows(2).filter(|pair| pair[0] == end).map(|pair| pair[1]).collect();
+    assert!(after_ends.len() >= 8 && after_ends.iter().all(|token| *token == begin), "{tokens:?}");
+    assert_eq!(tokens.iter().filter(|token| **token == begin).count(), after_ends.len() + 1);
+
+    let prompt = crate::text::prompt_tokens(&corpus.tokenizer, None, "line").unwrap();
+    assert_eq!(prompt, [&[begin], &corpus.tokenizer.encode("line").unwrap()[..]].concat());
 }
 
 #[tokio::test]
@@ -102,7 +162,8 @@ async fn counts_are_told_while_they_grow_and_at_the_end() {
     let told = std::sync::Mutex::new(Vec::new());
     let config = lines("s3://b/d.txt", json!({}));
     let on_stats = |stats: &stoker_crds::progress::DataStats| told.lock().unwrap().push(stats.clone());
-    let corpus = crate::text::prepare(&config, 8, None, &bucket.access(), &bucket.scratch(), &on_stats).await.unwrap();
+    let corpus =
+        crate::text::prepare(&config, 8, None, &bucket.access(), &bucket.scratch(), None, &on_stats).await.unwrap();
     let told = told.into_inner().unwrap();
     assert!(told.is_sorted_by_key(|stats| (stats.rows_read, stats.tokens)));
     assert_eq!(told.last(), Some(&corpus.stats));

@@ -6,14 +6,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use stoker_crds::training::text::MAX_VOCABULARY;
 
-use super::{TokenizerError, bytes};
+use super::{
+    TokenizerError, begin,
+    lacking::{Lacking, Spelling},
+};
 
 /// The most pairs that a tokenizer may merge.
 const MAX_MERGES: usize = 4 * MAX_VOCABULARY as usize;
 /// The most bytes of all that is not the vocabulary, as JSON.
 const MAX_RULES: usize = 256 << 10;
-/// Bytes that no text in UTF-8 has.
-const NO_TEXT: [std::ops::RangeInclusive<usize>; 2] = [0xC0..=0xC1, 0xF5..=0xFF];
 
 /// What was checked.
 #[derive(Debug)]
@@ -24,6 +25,10 @@ pub(super) struct Checked {
     pub(super) added: Vec<(String, u32)>,
     /// The special ones of them.
     pub(super) special: BTreeMap<String, u32>,
+    /// Those that stand before each text.
+    pub(super) begin: Vec<u32>,
+    /// The bytes that no token is for.
+    pub(super) lacking: Lacking,
 }
 
 #[derive(Deserialize)]
@@ -33,8 +38,9 @@ struct Kind {
 
 #[derive(Deserialize)]
 struct ModelKind {
+    /// Older files have none.
     #[serde(rename = "type")]
-    name: String,
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +50,7 @@ struct File {
     model: Model,
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
+    post_processor: Option<Value>,
     decoder: Option<Value>,
 }
 
@@ -88,7 +95,7 @@ impl Merge {
 pub(super) fn check(json: &[u8]) -> Result<Checked, TokenizerError> {
     let refused = |error: serde_json::Error| TokenizerError::Refused(format!("it is no tokenizer.json ({error})"));
     let Kind { model: ModelKind { name } } = serde_json::from_slice(json).map_err(refused)?;
-    if name != "BPE" {
+    if let Some(name) = name.filter(|name| name != "BPE") {
         return Err(TokenizerError::Refused(format!(
             "its model is {name}; take one of type BPE, or let one be fitted by spec.data.text.tokenizer.bpe"
         )));
@@ -99,19 +106,19 @@ pub(super) fn check(json: &[u8]) -> Result<Checked, TokenizerError> {
 
 fn check_file(file: File) -> Result<Checked, String> {
     check_model(&file.model)?;
-    let parts = [&file.normalizer, &file.pre_tokenizer, &file.decoder];
+    let parts = [&file.normalizer, &file.pre_tokenizer, &file.post_processor, &file.decoder];
     let rules: usize = parts.into_iter().flatten().map(|part| part.to_string().len()).sum();
     if rules > MAX_RULES {
         return Err(format!(
-            "its normalizer, pre-tokenizer and decoder are {rules} bytes large; at most {MAX_RULES} are read"
+            "its normalizer, pre-tokenizer, post-processor and decoder are {rules} bytes large; at most {MAX_RULES} are read"
         ));
     }
     if parts.into_iter().flatten().any(|part| has_type(part, "Precompiled")) {
         return Err("its normalizer holds a compiled table (Precompiled), which cannot be checked".into());
     }
     let is_byte_level = parts[..2].iter().copied().flatten().any(|part| has_type(part, "ByteLevel"));
-    check_coverage(&file.model, is_byte_level)?;
-    check_added(file)
+    let lacking = lacking(&file.model, is_byte_level)?;
+    check_added(file, lacking)
 }
 
 fn check_model(model: &Model) -> Result<(), String> {
@@ -147,30 +154,19 @@ fn check_model(model: &Model) -> Result<(), String> {
 }
 
 /// A tokenizer that has no token for a character drops it without a word, unless it has one for what it does not know.
-fn check_coverage(model: &Model, is_byte_level: bool) -> Result<(), String> {
-    let has = |token: &str| model.vocab.contains_key(token);
-    if model.unk_token.as_deref().is_some_and(has) {
-        return Ok(());
+fn lacking(model: &Model, is_byte_level: bool) -> Result<Lacking, String> {
+    if model.unk_token.as_ref().is_some_and(|token| model.vocab.contains_key(token)) {
+        return Ok(Lacking::default());
     }
-    let is_byte = |byte: &usize| !NO_TEXT.iter().any(|range| range.contains(byte));
-    let lacks = if is_byte_level {
-        bytes::characters()
-            .enumerate()
-            .filter(|(byte, _)| is_byte(byte))
-            .find(|(_, c)| !has(c.encode_utf8(&mut [0; 4])))
-    } else if model.byte_fallback {
-        (0..=0xFF).filter(is_byte).map(|byte| (byte, ' ')).find(|(byte, _)| !has(&format!("<0x{byte:02X}>")))
-    } else {
-        return Err("it has neither tokens for all bytes (ByteLevel, byte_fallback) nor one for what it does not know (unk_token), and would drop characters".into());
-    };
-    match lacks {
-        None => Ok(()),
-        Some((byte, _)) => Err(format!("it has no token for the byte 0x{byte:02X}, and would drop characters")),
+    match (is_byte_level, model.byte_fallback) {
+        (true, _) => Lacking::of(&model.vocab, Spelling::ByteLevel),
+        (false, true) => Lacking::of(&model.vocab, Spelling::Fallback),
+        (false, false) => Err("it has neither tokens for bytes (ByteLevel, byte_fallback) nor one for what it does not know (unk_token), and would drop characters".into()),
     }
 }
 
-fn check_added(file: File) -> Result<Checked, String> {
-    let File { added_tokens, model, .. } = file;
+fn check_added(file: File, lacking: Lacking) -> Result<Checked, String> {
+    let File { added_tokens, model, post_processor, .. } = file;
     let taken: HashSet<u32> = model.vocab.values().copied().collect();
     let mut largest = taken.iter().copied().max().unwrap_or_default();
     let (mut added, mut special, mut ids) = (Vec::new(), BTreeMap::new(), HashSet::new());
@@ -193,7 +189,9 @@ fn check_added(file: File) -> Result<Checked, String> {
         }
         added.push((content, id));
     }
-    Ok(Checked { vocabulary_size: largest as usize + 1, added, special })
+    let begin = post_processor.map_or(Some(Vec::new()), |post_processor| begin::tokens(&post_processor));
+    let begin = begin.ok_or("its post-processor does not say which tokens it puts before a text")?;
+    Ok(Checked { vocabulary_size: largest as usize + 1, added, special, begin, lacking })
 }
 
 /// Whether a part, or a part of it, is of a type.

@@ -1,0 +1,90 @@
+use object_store::{ObjectStoreExt, path::Path};
+use serde_json::json;
+
+use super::{Bucket, CONTEXT, Corpus, Data, Format, LIMITS, Pipeline, data, prepare, tokens};
+use crate::{storage::Folder, text::keep};
+
+/// Conversations, of which not every token counts, and a tokenizer that is fitted on them.
+const CONVERSATION: &str = r#"{"messages": [{"role": "user", "content": "What burns?"}, {"role": "assistant", "content": "Coal and coke burn well."}]}"#;
+
+/// A bucket with so many conversations, and how they are prepared.
+fn conversations(copies: usize) -> (Bucket, Data<Format>) {
+    let bucket = Bucket::new(&[]);
+    write(&bucket, copies);
+    let text = json!({"messages": "messages", "tokenizer": {"bpe": {"vocabularySize": 270}}});
+    let split = json!({"train": 0.6, "validation": 0.4, "test": 0.0});
+    (bucket, data("s3://b/chats.jsonl", json!({"text": text, "split": split})))
+}
+
+fn write(bucket: &Bucket, copies: usize) {
+    let lines: Vec<String> =
+        (0..copies).map(|number| CONVERSATION.replace("well", &format!("well, {number}"))).collect();
+    bucket.write("chats.jsonl", lines.join("\n").as_bytes());
+}
+
+fn folder(bucket: &Bucket) -> Folder {
+    bucket.access().open("s3://kept/prepared").unwrap()
+}
+
+/// Prepares with a context where what was kept may be taken.
+async fn prepare_or_take(bucket: &Bucket, data: &Data<Format>, context: usize) -> Corpus {
+    let folder = folder(bucket);
+    let (access, scratch) = (bucket.access(), bucket.scratch());
+    let pipeline = Pipeline::new(data, context, &access, &scratch, LIMITS).with_kept(Some(&folder));
+    pipeline.run().await.unwrap()
+}
+
+fn assert_same(taken: &Corpus, prepared: &Corpus) {
+    assert_eq!(taken.tokenizer.to_json(), prepared.tokenizer.to_json());
+    assert_eq!(taken.tokenizer.end_of_text(), prepared.tokenizer.end_of_text());
+    assert_eq!((&taken.stats, &taken.warning), (&prepared.stats, &prepared.warning));
+    for (taken, prepared) in taken.splits().into_iter().zip(prepared.splits()) {
+        assert_eq!(tokens(taken), tokens(prepared));
+        assert_eq!(taken.tokens(), prepared.tokens());
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_is_taken_as_it_was_prepared() {
+    let (bucket, data) = conversations(9);
+    let prepared = prepare(&bucket, &data).await.unwrap();
+    assert!(tokens(&prepared.train).1.contains(&false) && !prepared.validation.is_empty());
+    keep(&prepared, &folder(&bucket)).await.unwrap();
+
+    let taken = prepare_or_take(&bucket, &data, CONTEXT).await;
+    assert!(taken.is_kept && !prepared.is_kept);
+    assert_same(&taken, &prepared);
+}
+
+#[tokio::test]
+async fn of_other_data_or_another_configuration_nothing_is_taken_and_the_new_one_is_kept_instead() {
+    let (bucket, data) = conversations(9);
+    keep(&prepare(&bucket, &data).await.unwrap(), &folder(&bucket)).await.unwrap();
+    assert!(!prepare_or_take(&bucket, &data, CONTEXT + 1).await.is_kept);
+    write(&bucket, 10);
+    let prepared = prepare_or_take(&bucket, &data, CONTEXT).await;
+    assert!(!prepared.is_kept);
+
+    keep(&prepared, &folder(&bucket)).await.unwrap();
+    let taken = prepare_or_take(&bucket, &data, CONTEXT).await;
+    assert!(taken.is_kept);
+    assert_same(&taken, &prepared);
+}
+
+#[tokio::test]
+async fn what_was_damaged_since_is_prepared_again() {
+    let (bucket, data) = conversations(9);
+    let prepared = prepare(&bucket, &data).await.unwrap();
+    let folder = folder(&bucket);
+    for name in ["train.tokens", "validation.counts", "tokenizer.json", "corpus.json", "manifest.json"] {
+        keep(&prepared, &folder).await.unwrap();
+        let path = Path::from(format!("{}/{name}", folder.path));
+        let mut bytes = folder.store.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        folder.store.put(&path, bytes.into()).await.unwrap();
+        let again = prepare_or_take(&bucket, &data, CONTEXT).await;
+        assert!(!again.is_kept, "{name}");
+        assert_same(&again, &prepared);
+    }
+}
