@@ -9,6 +9,8 @@ pub mod artifact;
 pub mod base;
 pub mod cli;
 pub mod data;
+#[cfg(all(test, feature = "gpu"))]
+mod gpu;
 mod machine;
 pub mod model;
 pub mod run;

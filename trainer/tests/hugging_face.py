@@ -4,8 +4,9 @@
     hugging_face.py make DIR     # small random models of theirs, in DIR/theirs
     hugging_face.py check DIR    # loads those of ours in DIR/ours, and the adapters in DIR/adapters, and compares
 
-Between them, the tests of trainer/src/model/transformer/tests/hugging_face.rs compare the former here, and write the latter.
-Each folder holds tokens and the logits that its own side computes, in logits.json.
+Between them, the tests of trainer/src/model/transformer/tests/hugging_face.rs compare the former here, and publish the latter.
+Each folder holds tokens and the logits that its own side computes, in logits.json; one of ours texts and their tokens too, in
+encoded.json.
 """
 
 import json
@@ -14,7 +15,9 @@ import sys
 
 import peft
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 VOCABULARY = 99
@@ -74,26 +77,46 @@ def is_alike(folder, model, complete=True):
     return fits
 
 
+def encodes_alike(folder, end):
+    """Whether a folder's tokenizer makes the tokens of texts that lie in it, and ends one with that token."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    texts = json.loads((folder / "encoded.json").read_text())
+    differing = [text for text, tokens in texts if tokenizer(text)["input_ids"] != tokens]
+    fits = texts and not differing and end == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    if not fits:
+        print(f"WRONG tokenizer of {folder.parent.name}/{folder.name}: {differing}, ends with {end}")
+    return fits
+
+
 def check(root):
     wrong = 0
     for folder in sorted((root / "ours").iterdir()):
-        model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        # What the weights are in by the config.json is what they are in.
+        dtype = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype
+        if dtype != (torch.bfloat16 if folder.name.endswith("-bf16") else torch.float32):
+            sys.exit(f"{folder} is loaded in {dtype}")
+        # Both sides compute in 32 bits.
+        model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         # Of tied embeddings one end is not in the file.
         missing = set(info["missing_keys"]) - ({"lm_head.weight"} if model.config.tie_word_embeddings else set())
         complete = not missing and not info["unexpected_keys"]
         wrong += not is_alike(folder, model, complete)
+        wrong += not encodes_alike(folder, model.config.eos_token_id)
         if not complete:
             print(f"      {info}")
     for folder in sorted((root / "adapters").iterdir()):
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
         model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
         wrong += not is_alike(folder, model)
+        wrong += not encodes_alike(folder, model.config.eos_token_id)
     if wrong:
-        sys.exit(f"{wrong} models differ")
+        sys.exit(f"{wrong} models or tokenizers differ")
 
 
 if __name__ == "__main__":
     logging.disable_progress_bar()
+    # A context that is shorter than the original one of scaled positions is warned of, and computed.
+    logging.set_verbosity_error()
     commands = {"make": make, "check": check}
     if len(sys.argv) != 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)

@@ -187,7 +187,8 @@ pub enum Precision {
     /// 16-bit brain floating point throughout; the model is published in it. A step that changes a weight by less than
     /// 1/512 of it is lost: take `Mixed` where memory allows it.
     BF16,
-    /// Computes in `BF16` with a copy of the weights, which are kept, changed and published in 32-bit floating point.
+    /// Computes in `BF16` with a copy of the weights, which are kept, changed and published in 32-bit floating point. On a
+    /// device that does not compute in `BF16` it is `F16`.
     Mixed,
     /// As `Mixed`, but computes in 16-bit floating point, for a device that does not compute in `BF16`. So that small
     /// gradients do not vanish, the loss is scaled up: twice as far after 2000 steps that went well, half as far after one

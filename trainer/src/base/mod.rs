@@ -222,7 +222,7 @@ impl Base {
     /// # Errors
     /// If its tokenizer is needed and cannot be used.
     pub fn vocabulary(&self, text: Option<&Text>) -> Result<Vocabulary, BaseError> {
-        let size = self.model.language().vocabulary() as usize;
+        let (tensor, shape) = self.model.language().token_matrix();
         let is_other_named = text.is_some_and(|text| text.tokenizer.is_some());
         let tokenizer =
             match self.tokenizer.as_ref().map(|json| Tokenizer::from_json(json, self.end_of_text)).transpose() {
@@ -230,7 +230,7 @@ impl Base {
                 Err(_) if is_other_named => None,
                 Err(source) => return Err(BaseError::Tokenizer { uri: self.source.uri.clone(), source }),
             };
-        Ok(Vocabulary { size, tokenizer })
+        Ok(Vocabulary { tensor, shape, tokenizer })
     }
 
     /// The model on a device; with adapters, which the seed decides, if it is to have some.

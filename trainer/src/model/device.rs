@@ -2,7 +2,7 @@
 
 use std::sync::{LazyLock, Mutex};
 
-use burn::tensor::{Device, ExecutionError};
+use burn::tensor::{Device, ExecutionError, FloatDType};
 use stoker_crds::{Reason, progress::DeviceInfo, training::Resources};
 
 use crate::machine::Memory;
@@ -102,6 +102,21 @@ pub fn total_memory(device: &Device) -> Option<u64> {
     if is_gpu(device) { gpu_memory() } else { Memory::read().total() }
 }
 
+/// Whether a device computes with floats of a type.
+pub(super) fn computes_with(device: &Device, dtype: FloatDType) -> bool {
+    // CUDA's backend says of every GPU that it has bf16.
+    let is_there =
+        dtype != FloatDType::BF16 || gpu_fingerprint(device).is_none_or(|fingerprint| has_bf16(&fingerprint));
+    is_there && device.supports_dtype(dtype)
+}
+
+/// Whether a GPU may have bf16, by what burn compiles for: `ptx_sm` and the compute capability of a CUDA device, which has it
+/// from 8.0 (Ampere) on.
+fn has_bf16(fingerprint: &str) -> bool {
+    let capability = fingerprint.strip_prefix("ptx_sm").and_then(|capability| capability.parse::<u32>().ok());
+    capability.is_none_or(|capability| capability >= 80)
+}
+
 #[cfg(feature = "gpu")]
 fn gpu_name(device: &Device) -> Option<String> {
     device.identity().map(|identity| identity.name.to_string())
@@ -109,6 +124,16 @@ fn gpu_name(device: &Device) -> Option<String> {
 
 #[cfg(not(feature = "gpu"))]
 fn gpu_name(_: &Device) -> Option<String> {
+    None
+}
+
+#[cfg(feature = "gpu")]
+fn gpu_fingerprint(device: &Device) -> Option<String> {
+    device.identity().map(|identity| identity.fingerprint)
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpu_fingerprint(_: &Device) -> Option<String> {
     None
 }
 
@@ -155,13 +180,14 @@ pub(crate) fn execution_reason(error: &ExecutionError) -> Reason {
 
 /// Whether what a device, its driver or burn says means that its memory is full.
 pub(crate) fn says_out_of_memory(text: &str) -> bool {
-    const WORDS: [&str; 6] = [
+    const WORDS: [&str; 7] = [
         "out of memory",
         "out-of-memory",
         "out_of_memory",
         "outofmemory",
         "out of device memory",
         "can't allocate buffer of size",
+        "every page size the memory tracks",
     ];
     let text = text.to_lowercase();
     WORDS.iter().any(|words| text.contains(words))
@@ -184,6 +210,14 @@ mod tests {
         assert!(error.to_string().contains("nvidia-smi") && error.reason() == Reason::DeviceNotFound, "{error}");
     }
 
+    /// A V100, a T4, an A100, an L4, a B200, and AMD's and Intel's under Vulkan, of which burn itself knows.
+    #[test]
+    fn nvidias_gpus_have_bf16_since_ampere() {
+        assert!(["ptx_sm70", "ptx_sm75"].into_iter().all(|fingerprint| !has_bf16(fingerprint)));
+        let newer = ["ptx_sm80", "ptx_sm89", "ptx_sm100", "spirv_4098_29772", "spirv_32902_70"];
+        assert!(newer.into_iter().all(has_bf16));
+    }
+
     /// As cubecl 0.11 and the CUDA driver say it.
     #[test]
     fn a_device_whose_memory_is_full_is_told_from_one_that_fails() {
@@ -191,6 +225,7 @@ mod tests {
         for full in [
             "out of device memory allocating 4096 bytes",
             "can't allocate buffer of size: 4096",
+            "Can't allocate 4096 bytes: every page size the memory tracks still holds live allocations",
             "An out-of-memory error happened during launch",
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
         ] {

@@ -74,7 +74,7 @@ pub enum ModelError {
     #[error("the model reads rows of features, and not tokens: use a model of a LanguageModeling")]
     ReadsRows,
     /// `config.json` cannot be read.
-    #[error("the model's config.json cannot be read: {0}; publish the model again")]
+    #[error("the model's config.json cannot be read: {0}; publish or upload the model again")]
     Config(#[source] serde_json::Error),
     /// `adapter_config.json` cannot be read.
     #[error("the adapters' adapter_config.json cannot be read: {0}; publish them again")]
@@ -83,15 +83,16 @@ pub enum ModelError {
     #[error("the model's config.json describes a model that cannot be computed here: {0}")]
     HuggingFace(#[from] HuggingFaceError),
     /// The weights' file cannot be read.
-    #[error("the model's weights are no valid safetensors: {0}; publish the model again")]
+    #[error("the model's weights are no valid safetensors: {0}; publish or upload the model again")]
     Weights(#[source] safetensors::SafeTensorError),
     /// The index of several files of weights cannot be read.
     #[error(
-        "the index of the model's weights, model.safetensors.index.json, cannot be read: {0}; publish the model again"
+        "the index of the model's weights, model.safetensors.index.json, cannot be read: {0}; publish or upload the model \
+         again"
     )]
     Index(#[source] serde_json::Error),
     /// A file of weights is not what the index says.
-    #[error("of the model's weights the file '{file}' {problem}; publish the model again")]
+    #[error("of the model's weights the file '{file}' {problem}; publish or upload the model again")]
     Shard {
         /// The file's name.
         file: String,
@@ -117,8 +118,15 @@ pub enum ModelError {
         width: usize,
     },
     /// A device without a number format.
-    #[error("the device does not compute in train.precision {0:?}: set it to F32, or, where that is not it, to F16")]
-    Precision(Precision),
+    #[error("{device} does not compute in train.precision {asked:?}: set it to {others}")]
+    Precision {
+        /// What was asked for.
+        asked: Precision,
+        /// The device's name.
+        device: String,
+        /// What the device computes in.
+        others: String,
+    },
     /// The device failed.
     #[error("the device failed to compute: {0:?}")]
     Execution(#[source] ExecutionError),
@@ -139,7 +147,7 @@ impl ModelError {
             | Self::Context { .. }
             | Self::LoraTarget { .. }
             | Self::Adapter(_)
-            | Self::Precision(_) => Reason::InvalidConfig,
+            | Self::Precision { .. } => Reason::InvalidConfig,
             Self::Config(_)
             | Self::AdapterConfig(_)
             | Self::Weights(_)

@@ -152,9 +152,11 @@ impl Architecture {
     }
 
     /// The floating-point operations that a step needs for each sample, forward and backward: 6 per parameter and row or
-    /// token, and for attention 12 · layers · width · context per token (PaLM, Chowdhery et al., 2022, appendix B).
-    pub fn step_flops(&self) -> f64 {
-        let dense = 6.0 * self.parameter_count() as f64;
+    /// token, 2 of which are for its gradient and not needed where adapters alone are learned; and for attention
+    /// 12 · layers · width · context per token (PaLM, Chowdhery et al., 2022, appendix B).
+    pub fn step_flops(&self, adapted: Option<Adapted>) -> f64 {
+        let parameters = self.parameter_count() as f64;
+        let dense = adapted.map_or(6.0 * parameters, |adapted| 4.0 * parameters + 6.0 * adapted.parameters as f64);
         match self {
             Self::Rows(_) => dense,
             Self::Language(language) => {
@@ -300,7 +302,11 @@ mod tests {
     /// 124,439,808 parameters, 12 layers of width 768, a context of 1024: 6·N + 12·L·w·T for each of 1024 tokens.
     #[test]
     fn the_operations_of_a_step_are_those_of_palms_appendix() {
-        assert_eq!(gpt2().step_flops(), 1024.0 * (6.0 * 124_439_808.0 + 12.0 * 12.0 * 768.0 * 1024.0));
-        assert_eq!(mlp().step_flops(), 6.0 * 3754.0);
+        let attention = 12.0 * 12.0 * 768.0 * 1024.0;
+        assert_eq!(gpt2().step_flops(None), 1024.0 * (6.0 * 124_439_808.0 + attention));
+        assert_eq!(mlp().step_flops(None), 6.0 * 3754.0);
+        // Weights that stay as they are have no gradients.
+        let adapted = Adapted { parameters: 1000, weights: 50_000 };
+        assert_eq!(gpt2().step_flops(Some(adapted)), 1024.0 * (4.0 * 124_439_808.0 + 6.0 * 1000.0 + attention));
     }
 }

@@ -6,7 +6,10 @@ use burn::{
 };
 use stoker_crds::training::optimize::Precision;
 
-use super::ModelError;
+use super::{
+    ModelError,
+    device::{computes_with, device_info},
+};
 
 /// What the weights are kept, saved and published in.
 pub(crate) fn stored(precision: Precision) -> FloatDType {
@@ -25,12 +28,23 @@ pub(crate) fn computed(precision: Precision) -> FloatDType {
     }
 }
 
-/// Whether a device computes in a precision.
+/// The precision that a device trains in where one is asked for: that one, or `F16` for `Mixed` where the device has no bf16. Both
+/// keep weights and the optimizer's state in 32 bits.
 ///
 /// # Errors
-/// If it does not.
-pub(crate) fn check_device(precision: Precision, device: &Device) -> Result<(), ModelError> {
-    if device.supports_dtype(computed(precision)) { Ok(()) } else { Err(ModelError::Precision(precision)) }
+/// If the device computes in none of them.
+pub(crate) fn on_device(asked: Precision, device: &Device) -> Result<Precision, ModelError> {
+    chosen(asked, device_info(device).name, |precision| computes_with(device, computed(*precision)))
+}
+
+fn chosen(asked: Precision, device: String, is_computed: impl Fn(&Precision) -> bool) -> Result<Precision, ModelError> {
+    let instead = if asked == Precision::Mixed { Precision::F16 } else { asked };
+    [asked, instead].into_iter().find(&is_computed).ok_or_else(|| {
+        let others =
+            [Precision::Mixed, Precision::BF16, Precision::F16, Precision::F32].into_iter().filter(is_computed);
+        let others: Vec<String> = others.map(|precision| format!("{precision:?}")).collect();
+        ModelError::Precision { asked, device, others: others.join(" or ") }
+    })
 }
 
 /// The same module with its parameters as floats of a type, to compute with.
@@ -109,10 +123,29 @@ mod tests {
         assert_eq!((plain.val().dtype(), plain.val().is_autodiff()), (DType::F32, false));
     }
 
+    const ALL: [Precision; 4] = [Precision::F32, Precision::BF16, Precision::Mixed, Precision::F16];
+
     #[test]
     fn a_cpu_computes_in_every_precision() {
-        for precision in [Precision::F32, Precision::BF16, Precision::Mixed, Precision::F16] {
-            assert!(check_device(precision, &Device::flex()).is_ok(), "{precision:?}");
+        for precision in ALL {
+            assert_eq!(on_device(precision, &Device::flex()).unwrap(), precision);
         }
+    }
+
+    #[test]
+    fn where_there_is_no_bf16_mixed_becomes_f16_and_weights_in_bf16_are_refused() {
+        let choose = |dtypes: &[FloatDType]| {
+            ALL.map(|asked| {
+                let chosen = chosen(asked, "Tesla T4".into(), |precision| dtypes.contains(&computed(*precision)));
+                chosen.map_err(|error| error.to_string())
+            })
+        };
+        let (f32, f16) = (Ok(Precision::F32), Ok(Precision::F16));
+        let refused =
+            |asked, others| Err(format!("Tesla T4 does not compute in train.precision {asked}: set it to {others}"));
+        let expected = [f32.clone(), refused("BF16", "F16 or F32"), f16.clone(), f16];
+        assert_eq!(choose(&[FloatDType::F32, FloatDType::F16]), expected);
+        let expected = [f32, refused("BF16", "F32"), refused("Mixed", "F32"), refused("F16", "F32")];
+        assert_eq!(choose(&[FloatDType::F32]), expected);
     }
 }

@@ -1,6 +1,6 @@
 //! The checkpoints of a run in storage: written in the background, and found again.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, panic::resume_unwind, time::Instant};
 
 use burn::tensor::Device;
 use jiff::Timestamp;
@@ -9,7 +9,10 @@ use stoker_crds::{
     artifact::CheckpointRef,
     training::optimize::{Checkpoint, Interval},
 };
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    task::{JoinError, JoinHandle},
+};
 
 use super::{
     TrainError,
@@ -96,7 +99,7 @@ impl<'a> Checkpoints<'a> {
     /// Looks whether the one in the background is done.
     ///
     /// # Errors
-    /// If the training has diverged, or the storage fails in a way that waiting does not help.
+    /// If the training has diverged, the device's memory is full, or the storage fails in a way that waiting does not help.
     pub(super) fn poll(&mut self) -> Result<(), TrainError> {
         match &self.writing {
             Some(writing) if writing.is_finished() => self.wait(),
@@ -110,7 +113,12 @@ impl<'a> Checkpoints<'a> {
     /// As [`Self::poll`].
     pub(super) fn wait(&mut self) -> Result<(), TrainError> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
-        let written = self.runtime.block_on(writing).map_err(|error| TrainError::Internal(error.to_string()))?;
+        let written = match self.runtime.block_on(writing).map_err(JoinError::try_into_panic) {
+            Ok(written) => written,
+            // As in the steps: it may say that the device's memory is full.
+            Err(Ok(panic)) => resume_unwind(panic),
+            Err(Err(error)) => return Err(TrainError::Internal(error.to_string())),
+        };
         match written.result {
             Ok((checkpoint, pruned)) => {
                 self.watch.on(Event::Checkpointed(&checkpoint));
@@ -138,6 +146,10 @@ impl<'a> Checkpoints<'a> {
                     "the checkpoint of step {} was written by another pod of this run; the training goes on",
                     written.step
                 )));
+            }
+            // The next one would need as much.
+            Err(EncodeError::Artifact(error)) if error.reason() == Reason::OutOfDeviceMemory => {
+                return Err(error.into());
             }
             // Wrong credentials or a missing bucket end the run while little is lost; once a checkpoint has been
             // written, they may well come back before the next one.
@@ -224,7 +236,9 @@ impl<'a> Checkpoints<'a> {
             return Ok(Err("it is of another run"));
         }
         let snapshot = Snapshot::decode(&artifact, inputs, origin, config, device)?;
-        Ok(snapshot.map(|snapshot| (snapshot, artifact)).ok_or("it is of another configuration or of other data"))
+        Ok(snapshot
+            .map(|snapshot| (snapshot, artifact))
+            .ok_or("it is of another configuration, of other data or of another tokenizer"))
     }
 }
 
@@ -291,15 +305,36 @@ fn reference(step: u64, folder: &Folder, digest: String, time: Timestamp) -> Che
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use burn::tensor::ExecutionError;
+    use tokio::runtime::Runtime;
 
     use super::*;
-    use crate::model::ModelError;
+    use crate::{model::ModelError, storage::Access, training::Silent};
+
+    fn full() -> ArtifactError {
+        ModelError::Execution(ExecutionError::WithContext { reason: "out of device memory".into() }).into()
+    }
+
+    #[test]
+    fn a_device_whose_memory_is_full_ends_the_training_although_there_are_checkpoints() {
+        let (runtime, dir) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
+        let folder = Access::local(dir.path()).open("s3://bucket/checkpoints").unwrap();
+        let mut checkpoints =
+            Checkpoints::new(&folder, "1-a".into(), &Checkpoint::default(), runtime.handle(), &Silent);
+        checkpoints.last = Some(reference(1, &folder, "sha256:a".into(), Timestamp::now()));
+        checkpoints.writing = Some(runtime.spawn_blocking(|| Written { step: 2, result: Err(full().into()) }));
+        assert_eq!(checkpoints.wait().unwrap_err().reason(), Reason::OutOfDeviceMemory);
+
+        checkpoints.writing = Some(runtime.spawn_blocking(|| panic!("out of device memory")));
+        let panic = catch_unwind(AssertUnwindSafe(|| checkpoints.wait())).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"out of device memory"));
+    }
 
     #[test]
     fn a_device_that_fails_does_not_make_a_checkpoint_a_broken_one() {
-        let failed = ExecutionError::WithContext { reason: "out of device memory".into() };
-        assert!(!is_at_fault(&ModelError::Execution(failed).into()));
+        assert!(!is_at_fault(&full()));
         let (tensor, expected, found) = ("output.bias".into(), "F32 [3]".into(), "nothing".into());
         assert!(is_at_fault(&ModelError::Mismatch { tensor, expected, found }.into()));
         assert!(is_at_fault(&ArtifactError::NotFound { uri: "s3://models/a".into() }));

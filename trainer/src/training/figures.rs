@@ -8,7 +8,7 @@ use std::{
 use burn::tensor::Device;
 use stoker_crds::{progress::Throughput, training::optimize::Precision};
 
-use crate::model::{Architecture, device_info, peak_flops};
+use crate::model::{Adapted, Architecture, device_info, peak_flops};
 
 /// Over how long figures are taken.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -27,14 +27,20 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(architecture: &Architecture, device: &Device, precision: Precision) -> Self {
+    /// That of a training on a device, of which adapters alone may be learned.
+    pub(super) fn new(
+        architecture: &Architecture,
+        adapted: Option<Adapted>,
+        device: &Device,
+        precision: Precision,
+    ) -> Self {
         let tokens = architecture.tokens().ok().map(|language| language.transformer().context);
         let peak = peak_flops(&device_info(device).name).and_then(|peak| match precision {
             Precision::F32 => Some(peak.f32),
-            // 16-bit floats are as fast where there are both.
-            Precision::BF16 | Precision::Mixed | Precision::F16 => peak.bf16,
+            Precision::F16 => Some(peak.f16),
+            Precision::BF16 | Precision::Mixed => peak.bf16,
         });
-        Self { tokens, flops: architecture.step_flops(), peak }
+        Self { tokens, flops: architecture.step_flops(adapted), peak }
     }
 }
 

@@ -9,14 +9,16 @@ use stoker_crds::{
     artifact::CheckpointRef,
     metric::{Metrics, Split},
     progress::{HistoryPoint, Sample},
+    training::{Train, optimize::Precision},
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    TrainError,
+    Dataset, Evaluation, TrainError,
     checkpoint::{State, config_digest},
     checkpoints::Checkpoints,
+    evaluate::evaluate,
     memory::MemoryNeed,
     origin::Origin,
     session::{Plan, Problem, Session},
@@ -25,7 +27,7 @@ use super::{
 use crate::{
     artifact::digest,
     base::Base,
-    model::{GENERATOR, Predictor, first_not_finite, learned_weights, precision::check_device},
+    model::{GENERATOR, Predictor, device_info, first_not_finite, learned_weights},
     storage::Folder,
 };
 
@@ -50,9 +52,33 @@ pub struct Fitted {
     pub samples: Vec<Sample>,
     /// The last checkpoint in storage.
     pub checkpoint: Option<CheckpointRef>,
+    /// The step of the last checkpoint whose loss was seen to be good.
+    pub good_checkpoint: Option<u64>,
+    /// The memory that the training was estimated to take.
+    pub need: MemoryNeed,
 }
 
 impl Fitted {
+    /// The final metrics of a split; `restore` brings the targets of a regression back to their own units.
+    ///
+    /// # Errors
+    /// If samples cannot be read, the device fails or its memory is full, or a metric is not finite.
+    pub fn evaluate(
+        &self,
+        split: Split,
+        samples: &dyn Dataset,
+        restore: &dyn Fn(&mut [f32]),
+    ) -> Result<Evaluation, TrainError> {
+        self.need.explain(|| evaluate(&self.predictor, samples, restore)).map_err(|error| match error {
+            TrainError::NotFinite(name) => TrainError::Diverged {
+                what: format!("the {} metric '{name}' became infinite or NaN", split.name()),
+                step: self.best_step.unwrap_or(self.step),
+                checkpoint: self.good_checkpoint,
+            },
+            error => error,
+        })
+    }
+
     /// The metrics of the training split, seen while it was trained: by the evaluation that the model is of, or the last one.
     pub fn training_metrics(&self) -> Option<&Metrics> {
         let of_best = |step| self.history.iter().find(|point| point.step == step);
@@ -65,6 +91,8 @@ impl Fitted {
 pub struct Surroundings<'a> {
     /// What computes it.
     pub device: &'a Device,
+    /// The precision in which the device does so: that of the configuration, or the one that stands in for it there.
+    pub precision: Precision,
     /// The folder of this run's checkpoints.
     pub checkpoints: &'a Folder,
     /// A multi-threaded runtime, to none of whose threads the caller belongs.
@@ -88,7 +116,7 @@ pub fn fit(
     config: &TrainConfig,
     problem: Problem<'_>,
     base: Option<Base>,
-    Surroundings { device, checkpoints, runtime, watch, stop }: Surroundings<'_>,
+    Surroundings { device, precision, checkpoints, runtime, watch, stop }: Surroundings<'_>,
 ) -> Result<Fitted, TrainError> {
     if problem.train.is_empty() {
         return Err(TrainError::Empty("training"));
@@ -96,23 +124,24 @@ pub fn fit(
     let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     let plan = Plan::new(config, problem.train.len())?;
     let origin = Origin::new(config, &problem, base)?;
+    // Of the configuration as it is written, so that a run may go on on another kind of device.
+    let inputs = inputs_digest(config, &problem, &origin);
+    if let Some(warning) = stands_in(precision, config.train.precision, device) {
+        watch.on(Event::Warning(&warning));
+    }
+    let config = &TrainConfig { train: Train { precision, ..config.train.clone() }, ..config.clone() };
     let need = MemoryNeed::new(config, origin.architecture(), origin.adapted(), device);
-    watch.on(Event::Estimated(&need.estimate));
-    need.check()?;
+    need.check(watch)?;
     if let Some(warning) = need.warning() {
         watch.on(Event::Warning(&warning));
     }
-    check_device(config.train.precision, device)?;
     let device = device.clone().autodiff();
 
     let mut checkpoints = Checkpoints::new(checkpoints, config.run.id(), &config.checkpoint, runtime, watch);
-    let inputs = inputs_digest(config, &problem, &origin);
     let snapshot = need.explain(|| match checkpoints.restore(&inputs, &origin, config, &device)? {
         Some(snapshot) => Ok(snapshot),
         None => Session::start(config, inputs, &origin, &device),
     })?;
-    // From here on the files of what was started from only take room.
-    let architecture = origin.into_architecture();
     watch.on(Event::Started {
         epoch: snapshot.state.epoch,
         total_epochs: plan.total_epochs,
@@ -123,7 +152,7 @@ pub fn fit(
         samples: &snapshot.state.samples,
     });
 
-    let mut session = Session::new(config, problem, plan, architecture, device, watch, snapshot)?;
+    let mut session = Session::new(config, problem, plan, origin, device, watch, snapshot)?;
     // On one of the threads that compute, each operation starts on the others sooner than from outside. They are a pool of
     // their own, since the steps never leave theirs, and a checkpoint is written on the threads of the global one.
     let pool = ThreadPoolBuilder::new().thread_name(|index| format!("train-{index}")).build();
@@ -131,8 +160,12 @@ pub fn fit(
     let trained = pool.install(|| need.explain(|| train(&mut session, &mut checkpoints, stop)));
     trained.map_err(|error| with_checkpoint(error, session.state(), &checkpoints))?;
 
-    let (predictor, state, best_step) = session.into_result();
-    if let Some(name) = first_not_finite(&learned_weights(predictor.model())?) {
+    let (predictor, state, best_step, not_finite) = need.explain(|| {
+        let (predictor, state, best_step) = session.into_result();
+        let not_finite = first_not_finite(&learned_weights(predictor.model())?).map(str::to_owned);
+        Ok((predictor, state, best_step, not_finite))
+    })?;
+    if let Some(name) = not_finite {
         let what = format!("a weight of {name} became NaN or infinite");
         let error = TrainError::Diverged { what, step: state.step, checkpoint: None };
         return Err(with_checkpoint(error, &state, &checkpoints));
@@ -145,8 +178,21 @@ pub fn fit(
         total_steps: plan.total_steps,
         best_step,
         history: state.history.points().to_vec(),
-        samples: state.samples,
         checkpoint: checkpoints.last().cloned(),
+        good_checkpoint: checkpoints.last_before(state.good_before()),
+        samples: state.samples,
+        need,
+    })
+}
+
+/// What a person should know where a device does not compute in the precision that is asked for.
+fn stands_in(used: Precision, asked: Precision, device: &Device) -> Option<String> {
+    (used != asked).then(|| {
+        format!(
+            "{} does not compute in train.precision {asked:?}: the training computes in {used:?} instead, with weights and \
+             optimizer state as for {asked:?}; set train.precision to {used:?} to have the same on every device",
+            device_info(device).name
+        )
     })
 }
 
@@ -188,9 +234,11 @@ fn with_checkpoint(error: TrainError, state: &State, checkpoints: &Checkpoints<'
     }
 }
 
-/// Digest of what decides about every step: configuration, data, and the model that is started from.
+/// Digest of what decides about every step: configuration, data, what makes tokens of it, and the model that is started from.
 fn inputs_digest(config: &TrainConfig, problem: &Problem<'_>, origin: &Origin) -> String {
     let sizes = (problem.train.len(), problem.validation.len(), problem.inputs, problem.targets);
     let base = origin.base().map(|base| format!(" {}", base.source().digest)).unwrap_or_default();
-    digest(format!("{} {} {sizes:?}{base}", config_digest(config), problem.fingerprint).as_bytes())
+    // The fingerprint is of the data alone, and not of a tokenizer's file beside it.
+    let tokenizer = problem.tokenizer.map(|tokenizer| format!(" {}", digest(tokenizer.to_json()))).unwrap_or_default();
+    digest(format!("{} {} {sizes:?}{base}{tokenizer}", config_digest(config), problem.fingerprint).as_bytes())
 }

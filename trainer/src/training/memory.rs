@@ -9,10 +9,13 @@ use burn::tensor::Device;
 use stoker_crds::{
     Reason, TrainConfig,
     progress::Estimate,
-    training::{Train, optimize::Loss},
+    training::{
+        Model, Train,
+        optimize::{Loss, Precision},
+    },
 };
 
-use super::{TrainError, optimizer};
+use super::{Event, TrainError, Watch, optimizer};
 use crate::{
     machine::Memory,
     model::{Adapted, Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory},
@@ -32,13 +35,15 @@ pub struct MemoryNeed {
     /// The most samples, up to those of the configuration, that are estimated to fit when they are computed at once.
     pub fitting_batch: Option<u32>,
     batch: u32,
+    /// What makes it take less, besides a smaller batch.
+    savings: Vec<&'static str>,
     is_gpu: bool,
     device: String,
 }
 
 impl MemoryNeed {
     /// That of a configuration on a device, of which adapters alone may be learned.
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &TrainConfig,
         architecture: &Architecture,
         adapted: Option<Adapted>,
@@ -63,16 +68,19 @@ impl MemoryNeed {
             total,
             fitting_batch: total.and_then(|total| architecture.fitting_batch(workload, total)),
             batch: workload.batch,
+            savings: savings(config),
             is_gpu: is_gpu(device),
             device: device_info(device).name,
         }
     }
 
-    /// Refuses what surely does not fit. What the estimate alone says too much for is tried: it is not exact.
+    /// Tells the estimate, and refuses what surely does not fit. What the estimate alone says too much for is tried: it is not
+    /// exact.
     ///
     /// # Errors
     /// If there is less memory than the training surely takes.
-    pub(super) fn check(&self) -> Result<(), TrainError> {
+    pub(crate) fn check(&self, watch: &dyn Watch) -> Result<(), TrainError> {
+        watch.on(Event::Estimated(&self.estimate));
         match (self.total, Memory::read().total().filter(|_| self.is_gpu)) {
             (Some(total), _) if self.least > total => Err(TrainError::TooLarge(Box::new(self.clone()))),
             (_, Some(host)) if self.least_of_host > host => Err(TrainError::HostTooSmall {
@@ -96,10 +104,10 @@ impl MemoryNeed {
     ///
     /// # Errors
     /// Those of the work.
-    pub(super) fn explain<T>(&self, work: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
+    pub(crate) fn explain<T>(&self, work: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
         // Nothing of the work is looked at after a panic.
         let said = match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Err(TrainError::Model(error))) if error.reason() == Reason::OutOfDeviceMemory => error.to_string(),
+            Ok(Err(error)) if error.reason() == Reason::OutOfDeviceMemory => error.to_string(),
             Ok(result) => return result,
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -129,6 +137,20 @@ fn states_per_weight(train: &Train<Loss>) -> u32 {
     optimizer::states_per_weight(&train.optimizer) + u32::from(train.ema.is_some()) + u32::from(sums_gradients)
 }
 
+/// What a configuration leaves open that makes a training take less memory.
+fn savings(config: &TrainConfig) -> Vec<&'static str> {
+    let (is_mlp, train) = (matches!(config.model, Model::Mlp(_)), &config.train);
+    let has_all_learned = config.model.base().is_some_and(|base| base.lora.is_none());
+    [
+        (!is_mlp && !train.activation_checkpointing, "set train.activationCheckpointing to true"),
+        (train.precision != Precision::BF16, "set train.precision to BF16 where the device has it"),
+        (has_all_learned, "learn adapters alone (spec.model.from.lora)"),
+    ]
+    .into_iter()
+    .filter_map(|(helps, saving)| helps.then_some(saving))
+    .collect()
+}
+
 /// The numbers, and what to do.
 impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,7 +169,10 @@ impl fmt::Display for MemoryNeed {
         let more = if self.is_gpu { "a GPU with more memory" } else { "more resources.memory" };
         match self.fitting_batch {
             Some(batch) => write!(f, ": set train.microBatchSize to {batch} or less, or take {more}"),
-            None => write!(f, ": no batch fits, so take a smaller model or context, or {more}"),
+            None => {
+                let savings: String = self.savings.iter().map(|saving| format!("{saving}, ")).collect();
+                write!(f, ": no batch fits, so {savings}take a smaller model or context, or {more}")
+            }
         }
     }
 }
@@ -194,7 +219,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::training::tests::config;
+    use crate::{
+        artifact::ArtifactError,
+        model::ModelError,
+        training::{Silent, tests::config},
+    };
 
     /// 100·1000 + 1000 + 1000·10 + 10 = 111,010 parameters: 433.6 Ki of weights, gradients, and two states of Adam each.
     fn need(batch: u32, total: u64) -> MemoryNeed {
@@ -207,7 +236,7 @@ mod tests {
     #[test]
     fn what_surely_does_not_fit_is_refused_with_the_numbers_and_a_batch_that_fits() {
         // Weights and the like take 1.7 Mi; a row surely takes 1100 numbers, and is estimated to take 3120.
-        let error = need(4096, 16 << 20).check().unwrap_err();
+        let error = need(4096, 16 << 20).check(&Silent).unwrap_err();
         assert_eq!(error.reason(), Reason::OutOfMemory);
         for part in ["111010 parameters at train.microBatchSize 4096", "weights 433.6Ki", "optimizer 867.3Ki", "16.0Mi"]
         {
@@ -217,8 +246,25 @@ mod tests {
         assert!(error.to_string().contains(&format!("set train.microBatchSize to {batch} or less")), "{error}");
         assert!(need(batch, 16 << 20).warning().is_none() && need(batch + 1, 16 << 20).warning().is_some());
 
-        let error = need(1, 1 << 20).check().unwrap_err().to_string();
-        assert!(error.contains("no batch fits"), "{error}");
+        let error = need(1, 1 << 20).check(&Silent).unwrap_err().to_string();
+        assert!(
+            error.contains("no batch fits, so set train.precision to BF16 where the device has it, take"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_makes_a_training_take_less_is_named_where_it_is_not_yet_so() {
+        let mut config = config("LanguageModeling", json!({}), json!({"loss": "CrossEntropy"}), json!({}));
+        let model = json!({"from": {"uri": "s3://models/a", "format": "HuggingFace"}});
+        config.model = serde_json::from_value(model).unwrap();
+        for part in ["activationCheckpointing", "train.precision", "model.from.lora"] {
+            assert!(savings(&config).iter().any(|saving| saving.contains(part)), "{part}");
+        }
+        let model = json!({"from": {"uri": "s3://models/a", "format": "HuggingFace", "lora": {"rank": 4, "alpha": 8}}});
+        config.model = serde_json::from_value(model).unwrap();
+        (config.train.precision, config.train.activation_checkpointing) = (Precision::BF16, true);
+        assert!(savings(&config).is_empty());
     }
 
     #[test]
@@ -238,20 +284,23 @@ mod tests {
 
     #[test]
     fn what_may_fit_is_tried_and_what_is_estimated_not_to_is_told() {
-        assert!(need(32, 1 << 30).check().is_ok() && need(32, 1 << 30).warning().is_none());
+        assert!(need(32, 1 << 30).check(&Silent).is_ok() && need(32, 1 << 30).warning().is_none());
         // Between what is sure and what is estimated.
         let need = need(1000, 10 << 20);
         assert!(need.least < 10 << 20 && need.estimate.memory_bytes() > 10 << 20);
-        assert!(need.check().is_ok() && need.warning().unwrap().contains("estimated to take 14.9Mi"), "{need}");
+        assert!(need.check(&Silent).is_ok() && need.warning().unwrap().contains("estimated to take 14.9Mi"), "{need}");
     }
 
     #[test]
     fn a_device_that_runs_out_of_memory_by_an_error_or_a_panic_is_explained() {
         let need = need(64, 1 << 30);
-        let failed = burn::tensor::ExecutionError::WithContext { reason: "out of device memory".into() };
-        let by_error = need.explain(|| Err::<(), _>(crate::model::ModelError::Execution(failed).into())).unwrap_err();
-        let by_panic = need.explain::<()>(|| panic!("can't allocate buffer of size: 7")).unwrap_err();
-        for error in [by_error, by_panic] {
+        let full = || {
+            ModelError::Execution(burn::tensor::ExecutionError::WithContext { reason: "out of device memory".into() })
+        };
+        let computed = need.explain(|| Err::<(), _>(full().into())).unwrap_err();
+        let published = need.explain(|| Err::<(), _>(ArtifactError::from(full()).into())).unwrap_err();
+        let panicked = need.explain::<()>(|| panic!("can't allocate buffer of size: 7")).unwrap_err();
+        for error in [computed, published, panicked] {
             assert_eq!(error.reason(), Reason::OutOfDeviceMemory);
             assert!(error.to_string().contains("set train.microBatchSize to 32 or less"), "{error}");
         }

@@ -117,14 +117,19 @@ impl<'a> Session<'a> {
         config: &'a TrainConfig,
         problem: Problem<'a>,
         plan: Plan,
-        architecture: Architecture,
+        origin: Origin,
         device: Device,
         watch: &'a dyn Watch,
-        now: Snapshot,
+        mut now: Snapshot,
     ) -> Result<Self, TrainError> {
         let rule = Rule::new(baseline(config.train.loss, problem.train, problem.targets)?, plan.total_steps);
         let order = epoch_order(plan.rows, seed(config), now.state.epoch);
-        let (work, settled) = (Work::new(&architecture, &device, config.train.precision), Instant::now());
+        let (precision, adapted) = (config.train.precision, origin.adapted());
+        // A checkpoint may be of a device that computed in other floats.
+        now.state.loss_scale = (precision == Precision::F16).then(|| now.state.loss_scale.unwrap_or_default());
+        // From here on the files of what was started from only take room.
+        let architecture = origin.into_architecture();
+        let (work, settled) = (Work::new(&architecture, adapted, &device, precision), Instant::now());
         let (pending, figures) = (Vec::new(), Figures::start(work, settled));
         Ok(Self { config, problem, plan, architecture, device, watch, rule, now, order, pending, settled, figures })
     }
@@ -147,7 +152,7 @@ impl<'a> Session<'a> {
             loss: RunningLoss::default(),
             due: None,
             trend: Trend::default(),
-            loss_scale: (config.train.precision == Precision::F16).then(LossScale::default),
+            loss_scale: None,
             best: BestSoFar::default(),
             stopped: false,
             history: History::default(),

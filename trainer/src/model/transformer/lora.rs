@@ -22,7 +22,7 @@ use super::{
 };
 use crate::model::{
     Adapted, ModelError,
-    weights::{HostTensors, WeightFiles, fetch, unexpected},
+    weights::{HostTensors, WeightFiles, fetch},
 };
 
 /// What the names of `peft` put before those of the model.
@@ -147,7 +147,7 @@ impl Transformer {
             names.extend([a, b]);
         }
         if let Some(name) = files.names().find(|name| !names.iter().any(|known| known == name)) {
-            return Err(unexpected(name));
+            return Err(files.unexpected(name));
         }
         let values = names.iter().map(|name| files.floats(name)).collect::<Result<Vec<_>, _>>()?;
         Ok(self.map(&mut Replace { values: values.into_iter(), is_adapter: false }))

@@ -13,8 +13,8 @@ use super::{
     layout::{Family, HEAD, Stored, layout, layout_of},
 };
 use crate::model::{
-    ModelError,
-    weights::{HostTensors, WeightFiles, fetch, unexpected},
+    LanguageModel, ModelError,
+    weights::{HostTensors, WeightFiles, fetch},
 };
 
 /// Rows that are transposed at a time: as many 32-bit floats as a cache line holds.
@@ -63,6 +63,15 @@ impl Transformer {
     }
 }
 
+impl LanguageModel {
+    /// The name and the shape, in files, of the tensor that has a row for each token.
+    pub fn token_matrix(&self) -> (String, [usize; 2]) {
+        let family = Family::of(self.transformer());
+        let shape = [self.vocabulary() as usize, self.transformer().width as usize];
+        (family.tokens(family.prefix()), shape)
+    }
+}
+
 /// Where in the files the parameters lie, all of which are there as they should be.
 fn stored_in(
     files: &WeightFiles<'_>,
@@ -91,7 +100,7 @@ fn check(family: Family, stored: &[Stored], files: &WeightFiles<'_>) -> Result<(
         // Of tied embeddings some versions of transformers wrote both ends.
         let tokens = &stored[0].pieces[0].name;
         if name != HEAD || files.bytes(HEAD) != files.bytes(tokens) {
-            return Err(unexpected(name));
+            return Err(files.unexpected(name));
         }
     }
     Ok(())

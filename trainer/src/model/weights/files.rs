@@ -47,7 +47,8 @@ impl<'a> WeightFiles<'a> {
             if numbers.insert(*name, files.len()).is_some() {
                 return Err(wrong(name, "is given twice".into()));
             }
-            files.push(SafeTensors::deserialize(bytes).map_err(ModelError::Weights)?);
+            let file = SafeTensors::deserialize(bytes);
+            files.push(file.map_err(|error| wrong(name, format!("is no valid safetensors: {error}")))?);
         }
         let mut places = BTreeMap::new();
         for (tensor, file) in index.weight_map {
@@ -85,6 +86,12 @@ impl<'a> WeightFiles<'a> {
         let view = self.view(name).ok_or_else(|| mismatch(name, expected(), "missing".into()))?;
         let is_float = matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16);
         if is_float && view.shape() == shape { Ok(()) } else { Err(mismatch(name, expected(), described(&view))) }
+    }
+
+    /// There is a tensor that the model does not have.
+    pub(in crate::model) fn unexpected(&self, name: &str) -> ModelError {
+        let found = self.view(name).map_or_else(|| "there".into(), |view| described(&view));
+        mismatch(name, "absent".into(), found)
     }
 
     /// A tensor's bytes as they are in the file.
@@ -150,6 +157,8 @@ mod tests {
         assert!(message("a", &[1, 2]).ends_with("tensor 'a' should be F32, F16 or BF16 [1, 2] and is F32 [2, 1]"));
         assert!(message("b", &[1]).ends_with("tensor 'b' should be F32, F16 or BF16 [1] and is I32 [1]"));
         assert!(message("c", &[1]).ends_with("tensor 'c' should be F32, F16 or BF16 [1] and is missing"));
+        let surplus = files.unexpected("a").to_string();
+        assert!(surplus.ends_with("tensor 'a' should be absent and is F32 [2, 1]"), "{surplus}");
     }
 
     #[test]
@@ -169,6 +178,8 @@ mod tests {
     fn files_that_are_not_what_the_index_says_are_named() {
         let a = file(&[("a", Dtype::F32, &[1], &[0; 4])]);
         let both = file(&[("a", Dtype::F32, &[1], &[0; 4]), ("b", Dtype::F32, &[1], &[0; 4])]);
+        // Its header speaks of more bytes than there are.
+        let lying = &a[..a.len() - 1];
         let problem = |places: &[(&str, &str)], shards: &[(&str, &[u8])]| {
             WeightFiles::sharded(&index(places), shards).err().unwrap().to_string()
         };
@@ -178,6 +189,7 @@ mod tests {
             (problem(&[("a", "1")], &[("1", &both)]), "the file '1' holds the tensor 'b'"),
             (problem(&[("a", "1")], &[("1", &a), ("2", &a)]), "the file '2' holds the tensor 'a'"),
             (problem(&[("a", "1")], &[("1", &a), ("1", &a)]), "the file '1' is given twice"),
+            (problem(&[("a", "1"), ("b", "2")], &[("1", &a), ("2", lying)]), "the file '2' is no valid safetensors: "),
         ];
         for (actual, expected) in problems {
             assert!(actual.contains(expected), "{actual}");

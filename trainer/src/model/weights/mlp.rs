@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use stoker_crds::training::model::Mlp as MlpSpec;
 
-use super::{HostTensors, WeightFiles, fetch, unexpected};
+use super::{HostTensors, WeightFiles, fetch};
 use crate::model::{
     Mlp, ModelError,
     mlp::{layer_widths, linear},
@@ -40,7 +40,7 @@ impl Mlp {
         let expected: Vec<String> =
             (0..widths.len()).flat_map(|index| [weight_name(index), bias_name(index)]).collect();
         if let Some(name) = files.names().find(|name| !expected.iter().any(|known| known == name)) {
-            return Err(unexpected(name));
+            return Err(files.unexpected(name));
         }
         let layers = widths.iter().enumerate().map(|(index, [input, output])| {
             let (weight, bias) = (files.floats(&weight_name(index))?, files.floats(&bias_name(index))?);

@@ -147,11 +147,6 @@ pub(crate) fn check(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Resu
     }
 }
 
-/// There is a tensor that the model does not have.
-pub(super) fn unexpected(name: &str) -> ModelError {
-    mismatch(name, "absent".into(), "there".into())
-}
-
 fn described(view: &TensorView<'_>) -> String {
     format!("{} {:?}", view.dtype(), view.shape())
 }

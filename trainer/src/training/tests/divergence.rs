@@ -1,7 +1,7 @@
 //! That a training whose loss grows ends, and what it leaves.
 
 use serde_json::json;
-use stoker_crds::{Reason, TrainConfig};
+use stoker_crds::{Reason, TrainConfig, metric::Split};
 
 use super::{RUNTIME, Recorder, Run, Table, config, surface};
 use crate::{artifact, training::TrainError};
@@ -60,6 +60,24 @@ fn checkpoints_of_a_growing_loss_do_not_push_out_the_last_good_one() {
     assert!(matches!(error, TrainError::Diverged { checkpoint: Some(30), .. }), "{error}");
     assert!(error.to_string().ends_with("the last good checkpoint is of step 30"), "{error}");
     RUNTIME.block_on(artifact::open(&run.folder.join("30"), None)).unwrap();
+}
+
+#[test]
+fn a_final_metric_that_is_not_finite_says_after_which_step_and_which_checkpoint_is_good() {
+    let mut config = rising_rate();
+    config.train.optimizer = serde_json::from_value(json!({"adam": {"learningRate": 0.01}})).unwrap();
+    (config.train.batch_size, config.train.steps) = (64, Some(20));
+    let run = Run::new();
+    stop_at(&run, &config, 10);
+    let fitted = run.fit(&config, &surface(64, 1), &Table::default()).unwrap();
+    // The square of their distance is not among 32-bit floats.
+    let mut far = surface(8, 2);
+    far.targets.iter_mut().for_each(|targets| targets[0] = 1e30);
+    let error = fitted.evaluate(Split::Test, &far, &|_| {}).unwrap_err();
+    assert_eq!(error.reason(), Reason::Diverged);
+    let TrainError::Diverged { what, step, checkpoint } = error else { panic!("{error}") };
+    assert!(what.starts_with("the test metric 'loss'"), "{what}");
+    assert_eq!((step, checkpoint), (20, Some(10)));
 }
 
 #[test]

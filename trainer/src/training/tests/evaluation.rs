@@ -65,7 +65,7 @@ fn a_model_that_no_memory_holds_is_refused_before_there_is_one() {
     let error = run.fit_watched(&config, &surface(4, 1), &Table::default(), &watch).unwrap_err();
     assert!(matches!(error, TrainError::TooLarge(_)), "{error}");
     assert_eq!(error.reason(), Reason::OutOfMemory);
-    assert!(error.to_string().contains("no batch fits, so take a smaller model"), "{error}");
+    assert!(error.to_string().contains("no batch fits, so set train.activationCheckpointing to true"), "{error}");
     assert_eq!(crate::run::RunError::from(error).exit_code(), 10);
     // 256 blocks of 12 · 65536² weights.
     assert!(watch.seen().estimate.unwrap().parameters > 13_000_000_000_000);

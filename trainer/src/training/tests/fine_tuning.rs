@@ -136,6 +136,7 @@ impl Started {
         };
         let surroundings = Surroundings {
             device: &run.device,
+            precision: run.precision(&self.config)?,
             checkpoints: &run.folder,
             runtime: RUNTIME.handle(),
             watch,

@@ -62,16 +62,25 @@ fn config(train: Value, checkpoint: Value) -> TrainConfig {
 
 /// 20 sequences to learn from, and 4 to validate with.
 fn fit(run: &Run, config: &TrainConfig, watch: &Recorder) -> Result<Fitted, TrainError> {
+    fit_tokens_of(&Tokenizer::bytes().unwrap(), run, config, watch)
+}
+
+/// The same for tokens that another tokenizer of as many calls its own.
+fn fit_tokens_of(
+    tokenizer: &Tokenizer,
+    run: &Run,
+    config: &TrainConfig,
+    watch: &Recorder,
+) -> Result<Fitted, TrainError> {
     let text = "she sells sea shells by the sea shore. ".repeat(10);
     let (train, validation) = (Bytes::new(&text[..20 * CONTEXT + 1]), Bytes::new(&text[..4 * CONTEXT + 1]));
-    let tokenizer = Tokenizer::bytes().unwrap();
     let problem = Problem {
         train: &train,
         validation: &validation,
         inputs: CONTEXT,
         targets: tokenizer.vocabulary_size(),
         restore_targets: &|_| {},
-        tokenizer: Some(&tokenizer),
+        tokenizer: Some(tokenizer),
         fingerprint: "sha256:of-the-data",
     };
     run.fit_problem(config, problem, watch)
@@ -114,6 +123,28 @@ fn a_stopped_run_goes_on_to_the_same_bytes_evaluations_and_texts() {
     points.extend(last.seen().points);
     assert!(weights(&fitted) == weights(&expected), "the weights differ");
     assert_eq!((points, last.seen().samples), (whole.points, whole.samples));
+}
+
+/// The tokenizer of bytes, with the numbers of two of them swapped.
+fn swapped() -> Tokenizer {
+    let mut json: Value = serde_json::from_slice(Tokenizer::bytes().unwrap().to_json()).unwrap();
+    let vocabulary = &mut json["model"]["vocab"];
+    (vocabulary["a"], vocabulary["b"]) = (json!(b'b'), json!(b'a'));
+    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None).unwrap()
+}
+
+#[test]
+fn a_checkpoint_of_the_tokens_of_another_tokenizer_is_not_taken() {
+    let (bytes, other) = (Tokenizer::bytes().unwrap(), swapped());
+    assert_eq!(other.vocabulary_size(), bytes.vocabulary_size());
+    let config = config(json!({"loss": "CrossEntropy", "batchSize": 4, "epochs": 2}), json!({"everySteps": 1_000_000}));
+    let run = Run::new();
+    fit(&run, &config, &Recorder::stopping_at(3)).unwrap_err();
+    let watch = Recorder::stopping_at(4);
+    fit_tokens_of(&other, &run, &config, &watch).unwrap_err();
+    let seen = watch.seen();
+    assert_eq!((seen.resumed_from, seen.warnings.len()), (None, 1));
+    assert!(seen.warnings[0].contains("another tokenizer"), "{:?}", seen.warnings);
 }
 
 #[test]

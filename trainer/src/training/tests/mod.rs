@@ -24,6 +24,7 @@ use stoker_crds::{
     artifact::CheckpointRef,
     metric::{Metrics, Split},
     progress::{Estimate, HistoryPoint, Sample},
+    training::optimize::Precision,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -33,7 +34,7 @@ use super::{Batch, Dataset, Event, Fitted, Problem, RowBatch, Surroundings, Trai
 use crate::{
     artifact,
     data::DataError,
-    model::to_safetensors,
+    model::{precision::on_device, to_safetensors},
     storage::{Access, Folder},
 };
 
@@ -103,6 +104,8 @@ pub(super) fn config(task: &str, model: Value, train: Value, checkpoint: Value) 
 struct Run {
     folder: Folder,
     device: Device,
+    /// Which stands in for another one, as on a device that does not compute in that.
+    stands_in: Option<Precision>,
     _dir: Option<TempDir>,
 }
 
@@ -114,11 +117,11 @@ impl Run {
     fn on(device: Device) -> Self {
         let dir = TempDir::new().unwrap();
         let folder = Access::local(dir.path()).open("s3://bucket/checkpoints").unwrap();
-        Self { folder, device, _dir: Some(dir) }
+        Self { folder, device, stands_in: None, _dir: Some(dir) }
     }
 
     fn in_folder(folder: Folder) -> Self {
-        Self { folder, device: Device::flex(), _dir: None }
+        Self { folder, device: Device::flex(), stands_in: None, _dir: None }
     }
 
     fn fit(&self, config: &TrainConfig, train: &Table, validation: &Table) -> Result<Fitted, TrainError> {
@@ -164,12 +167,17 @@ impl Run {
     fn fit_problem(&self, config: &TrainConfig, problem: Problem<'_>, watch: &Recorder) -> Result<Fitted, TrainError> {
         let surroundings = Surroundings {
             device: &self.device,
+            precision: self.precision(config)?,
             checkpoints: &self.folder,
             runtime: RUNTIME.handle(),
             watch,
             stop: &watch.stop,
         };
         fit(config, problem, None, surroundings)
+    }
+
+    fn precision(&self, config: &TrainConfig) -> Result<Precision, TrainError> {
+        Ok(self.stands_in.map_or_else(|| on_device(config.train.precision, &self.device), Ok)?)
     }
 
     /// Checks that no weight of a checkpoint is infinite or NaN.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use stoker_crds::{
     Reason, TrainConfig,
     metric::{LOSS, MSE, Split},
-    training::optimize::{Optimizer as Spec, Sgd, WeightDecayOn},
+    training::optimize::{Optimizer as Spec, Precision, Sgd, WeightDecayOn},
 };
 
 use super::{
@@ -83,6 +83,31 @@ fn a_stopped_run_goes_on_to_the_same_bytes_in_every_precision() {
         assert!(weights(&fitted) == weights(&expected), "{precision}, {checkpointing}: the weights differ");
         assert_eq!(fitted.history, expected.history);
     }
+}
+
+/// A pod may land on another kind of GPU each time. Without a scale the loss of the steps in `F16` would not be scaled, and with
+/// one those of `Mixed` would be.
+#[test]
+fn a_mixed_run_goes_on_in_f16_where_there_is_no_bf16_and_back() {
+    let (texts, others) = (chains(70, 1), chains(16, 2));
+    let config = training(gpt2(), "Mixed", json!({"epochs": 3}));
+    let mut run = Run::new();
+    // 5 steps an epoch.
+    for (stands_in, step, is_scaled) in [(None, 3, false), (Some(Precision::F16), 6, true), (None, 9, false)] {
+        run.stands_in = stands_in;
+        let watch = Recorder::stopping_at(step);
+        let error = fit(&run, &config, &texts, &others, &watch).unwrap_err();
+        assert!(matches!(&error, TrainError::Preempted { step: stopped, .. } if *stopped == step), "{error}");
+        assert_eq!(watch.seen().resumed_from, Some(step - 3).filter(|step| *step > 0));
+        let warned: Vec<bool> =
+            watch.seen().warnings.iter().map(|warning| warning.contains("in F16 instead")).collect();
+        assert_eq!(warned, if is_scaled { vec![true] } else { vec![] }, "{:?}", watch.seen().warnings);
+        let checkpoint = RUNTIME.block_on(artifact::open(&run.folder.join(&step.to_string()), None)).unwrap();
+        let state: Value = serde_json::from_slice(checkpoint.file("state.json").unwrap()).unwrap();
+        assert_eq!(state["state"]["lossScale"].is_object(), is_scaled, "step {step}");
+    }
+    let fitted = fit(&run, &config, &texts, &others, &Recorder::default()).unwrap();
+    assert_eq!((fitted.step, fitted.predictor.model().dtype()), (15, FloatDType::F32));
 }
 
 /// The types of all tensors of a file.

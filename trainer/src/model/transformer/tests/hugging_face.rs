@@ -6,13 +6,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use burn::tensor::FloatDType;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use stoker_crds::{
+    artifact::TOKENIZER,
+    training::{Data, data::Format},
+};
 
 use super::*;
-use crate::model::{Architecture, to_peft};
+use crate::{
+    artifact::model_files,
+    base::BaseRef,
+    data::Scratch,
+    model::{Architecture, Predictor, precision::convert},
+    storage::Access,
+    text::{Tokenizer, prepare},
+};
 
 /// Names the folder that both sides read and write.
 const MODELS: &str = "STOKER_HUGGING_FACE_MODELS";
+/// Become the same tokens on both sides: words that the tokenizer was fitted on and others, blanks of all kinds, and
+/// characters of one to four bytes.
+const TEXTS: [&str; 5] =
+    ["", "Hello, world", "the  other\n\tone's 12345 ", "déjà vu: ä€😀", "\u{0}\r\n\u{a0}\u{3000}x"];
 
 fn models() -> PathBuf {
     let folder = std::env::var_os(MODELS);
@@ -80,49 +98,102 @@ fn models_of_transformers_compute_the_same_here() {
 }
 
 /// With what they compute here, which is compared there.
-#[test]
+#[tokio::test]
 #[ignore = "writes models for transformers: scripts/test-hugging-face runs this and compares them there"]
-fn models_and_adapters_are_written_for_transformers_and_peft() {
+async fn models_and_adapters_are_published_for_transformers_and_peft() {
     let root = models();
-    let mut tied = llama();
-    tied["tiedEmbeddings"] = json!(true);
-    let mut scaled = llama();
-    scaled["context"] = json!(64);
-    scaled["bias"] = json!(true);
-    scaled["ropeScaling"] = json!({"factor": 8.0, "originalContext": 16});
-    for (name, spec) in [("gpt2", gpt2()), ("llama", llama()), ("llama-tied", tied), ("llama-scaled", scaled)] {
-        let folder = root.join("ours").join(name);
-        let architecture = Architecture::language(config(spec), VOCABULARY).unwrap();
-        let network = architecture.init(11, &Device::flex());
-        write_model(&folder, &architecture, &network);
+    let changed = |change: Value| {
+        let (mut spec, Value::Object(change)) = (llama(), change) else { panic!("an object") };
+        spec.as_object_mut().unwrap().extend(change);
+        spec
+    };
+    let scaling = json!({"factor": 8.0, "originalContext": 16});
+    let (bytes, pairs) = (Tokenizer::bytes().unwrap(), fitted_tokenizer(&root).await);
+    for (name, spec, tokenizer) in [
+        ("gpt2", gpt2(), &bytes),
+        ("llama", llama(), &pairs),
+        ("llama-tied", changed(json!({"tiedEmbeddings": true})), &pairs),
+        ("llama-scaled", changed(json!({"context": 64, "bias": true, "ropeScaling": scaling})), &pairs),
+        ("llama-scaled-short", changed(json!({"ropeScaling": scaling})), &pairs),
+    ] {
+        let architecture = Architecture::language(config(spec), tokenizer.vocabulary_size()).unwrap();
+        let network = architecture.init(11, &Device::flex()).map(&mut Learned(ChaCha8Rng::seed_from_u64(12)));
+        let publish = |kind: &str, name: &str, network: &Network, base: Option<&Path>| {
+            let folder = root.join(kind).join(name);
+            publish(&folder, &architecture, network, tokenizer, base);
+            folder
+        };
+        let whole = publish("ours", name, &network, None);
+        // Both sides compute with the rounded weights, in 32 bits: so the logits are as close as of the exact ones.
+        let brain = convert(network.clone(), FloatDType::BF16);
+        publish("ours", &format!("{name}-bf16"), &brain, None);
 
         // The same with adapters: merged, and the adapters alone, to be added to the model above.
-        let adapted = network.transformer().unwrap().clone().adapted(&lora(&[]), 2);
+        let adapted = network.transformer().unwrap().clone().adapted(&light(), 2);
         let adapters = other_adapters(&adapted);
         let adapted = Network::Transformer(adapted.with_adapters(&adapters).unwrap());
-        write_model(&root.join("ours").join(format!("{name}-merged")), &architecture, &adapted);
-        write_adapters(&root.join("adapters").join(name), &folder, &adapted);
+        publish("ours", &format!("{name}-merged"), &adapted, None);
+        publish("adapters", name, &adapted, Some(&whole));
     }
 }
 
-fn write_model(folder: &Path, architecture: &Architecture, network: &Network) {
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join("config.json"), serde_json::to_vec_pretty(architecture).unwrap()).unwrap();
-    fs::write(folder.join("model.safetensors"), to_safetensors(network).unwrap()).unwrap();
-    write_logits(folder, network);
+/// Adapters that change weights by less than these are: of larger ones one kind of number outweighs all others, which then are
+/// rounded away on both sides.
+fn light() -> Lora {
+    Lora { alpha: 1.0, ..lora(&[]) }
 }
 
-/// The adapters alone, of the model in another folder.
-fn write_adapters(folder: &Path, base: &Path, adapted: &Network) {
+/// Makes of first weights such as training leaves: gains and biases that are 1 and 0 would hide that they are exchanged, and
+/// with small matrices attention would look at all tokens alike.
+struct Learned(ChaCha8Rng);
+
+impl ModuleMapper for Learned {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| {
+            if D > 1 {
+                return tensor * 15.0;
+            }
+            let values: Vec<f32> = (0..tensor.shape().num_elements()).map(|_| self.0.random_range(-0.5..1.5)).collect();
+            Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device())
+        })
+    }
+}
+
+/// A byte-pair encoding that is fitted on a few words.
+async fn fitted_tokenizer(root: &Path) -> Tokenizer {
+    let words: String =
+        (0..2000).map(|i| format!("{} {}ä\n", i % 37, ["Hello, world", "the other one"][i % 2])).collect();
+    fs::create_dir_all(root.join("data")).unwrap();
+    fs::write(root.join("data/words.txt"), words).unwrap();
+    let data: Data<Format> = serde_json::from_value(json!({
+        "source": {"uri": "s3://data/words.txt"}, "format": "text",
+        "text": {"tokenizer": {"bpe": {"vocabularySize": 290}}},
+        "split": {"train": 1.0, "validation": 0.0, "test": 0.0},
+    }))
+    .unwrap();
+    let corpus = prepare(&data, 8, None, &Access::local(root), &Scratch::unlimited(root), None, &|_| {}).await;
+    corpus.unwrap().tokenizer
+}
+
+/// Writes the files of a model that a training publishes: all of it, or the adapters alone, of the model in another folder.
+fn publish(folder: &Path, architecture: &Architecture, network: &Network, tokenizer: &Tokenizer, base: Option<&Path>) {
+    let predictor = Predictor::new(architecture.clone(), network.clone(), &Device::flex());
+    let lora = light();
+    let base = base.map(|base| BaseRef { uri: base.display().to_string(), digest: String::new() });
+    let adapters = base.as_ref().map(|base| (&lora, base));
     fs::create_dir_all(folder).unwrap();
-    let (config, adapters) = to_peft(adapted, &lora(&[]), &base.display().to_string()).unwrap();
-    fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
-    fs::write(folder.join("adapter_model.safetensors"), adapters).unwrap();
-    write_logits(folder, adapted);
+    for (name, content) in model_files(&predictor, adapters, Some(tokenizer.end_of_text())).unwrap() {
+        fs::write(folder.join(name), content).unwrap();
+    }
+    fs::write(folder.join(TOKENIZER), tokenizer.to_json()).unwrap();
+    write_logits(folder, network);
+    let encoded = TEXTS.map(|text| (text, tokenizer.encode(text).unwrap()));
+    fs::write(folder.join("encoded.json"), serde_json::to_vec(&encoded).unwrap()).unwrap();
 }
 
 fn write_logits(folder: &Path, network: &Network) {
     let tokens: Vec<Vec<i32>> = tokens().chunks(LENGTH).map(<[i32]>::to_vec).collect();
+    let network = convert(network.clone(), FloatDType::F32);
     let computed = Computed { logits: logits(network.transformer().unwrap(), &tokens), tokens };
     fs::write(folder.join("logits.json"), serde_json::to_vec(&computed).unwrap()).unwrap();
 }
