@@ -47,12 +47,29 @@ apt_install() {
 install_peers() {
 	local peer=$STOKER_CACHE/peer required=bench/peer/requirements.txt
 	export STOKER_PEER=$peer/bin/python
-	# Debian's python3 alone makes no environments, and lacks the headers with which torch.compile compiles C and C++.
-	{ python3 -c 'import ensurepip, venv, sysconfig; open(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null &&
-		command -v g++ >/dev/null; } || apt_install python3-venv python3-dev g++
 	cmp --silent "$required" "$peer/requirements.txt" && return
+	# Debian's python3 alone makes no environments.
+	python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
 	say "Installing PyTorch, transformers, Polars and pandas (once, some gigabytes)"
 	python3 -m venv "$peer"
 	"$peer/bin/pip" install --quiet --disable-pip-version-check --requirement "$required"
 	cp "$required" "$peer/requirements.txt"
+}
+
+# Kernels are linked with the mathematical functions of CUDA's toolkit, which the trainer looks for in these folders. Where
+# there is none, it gets the file that PyTorch's Triton brings along, if that is installed.
+find_libdevice() {
+	local file=nvvm/libdevice/libdevice.10.bc root brought
+	local -a roots=(/usr/local/cuda /opt/cuda /usr/lib/cuda /usr)
+	for root in ${CUDA_PATH:+"$CUDA_PATH"} "${roots[@]}"; do
+		[[ ! -f $root/$file ]] || break
+	done
+	if [[ ! -f $root/$file ]]; then
+		brought=$(compgen -G "$STOKER_CACHE/peer/lib/python3*/site-packages/triton/backends/nvidia/lib/libdevice.10.bc" | head -n 1) ||
+			die "There is no $file in ${roots[*]}, nor in PyTorch's Triton: install CUDA's toolkit, and set CUDA_PATH to its folder."
+		root=$STOKER_CACHE/cuda
+		mkdir -p "$root/${file%/*}"
+		ln --force --symbolic "$brought" "$root/$file"
+	fi
+	export CUDA_PATH=$root
 }

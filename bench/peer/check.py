@@ -22,6 +22,9 @@ def main():
         vocab_size=257, n_positions=CONTEXT, n_embd=24, n_layer=2, n_head=3, initializer_range=0.3, bos_token_id=256,
         eos_token_id=256,
     )).eval()
+    for parameter in theirs.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, 0.5, 0.5)
     text = "the quick brown fox jumps over the lazy dog " * 20
     tokens = torch.tensor([*text.rstrip().encode(), 256])
     sequences = tokens.unfold(0, CONTEXT + 1, CONTEXT)

@@ -81,9 +81,10 @@ impl Trainer {
                 None => {}
             }
             // Before it listens, and once it has ended, there is no answer.
+            let asked = Instant::now();
             if let Ok(answer) = http.get(&self.url).send().await
                 && let Ok(progress) = answer.json().await
-                && see(Instant::now(), progress).is_break()
+                && see(asked, progress).is_break()
             {
                 return Ok(None);
             }

@@ -64,7 +64,7 @@ pub(super) async fn run(options: &Options, output: &mut Output) -> Result<()> {
     let (task, figures) = loop {
         let task = data.gpt2(batch, MEASURED)?;
         match compare::compare(&task, &peer, options.repetitions).await {
-            Err(error) if batch > 1 && is_out_of_memory(&error) => batch = half(batch),
+            Err(error) if options.gpu_batch.is_none() && batch > 1 && is_out_of_memory(&error) => batch = half(batch),
             figures => break (task, figures?),
         }
     };

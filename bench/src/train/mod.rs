@@ -41,8 +41,13 @@ pub(crate) struct Options {
     gpu_batch: Option<u32>,
     /// What the GPU computes at most in bfloat16, in TFLOP/s: by it the utilization is told [default: that of its data sheet,
     /// where the trainer knows it].
-    #[arg(long, value_name = "TFLOPS")]
+    #[arg(long, value_name = "TFLOPS", value_parser = positive)]
     gpu_peak: Option<f64>,
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse().map_err(|error| format!("{error}"))?;
+    if f64::is_finite(number) && number > 0.0 { Ok(number) } else { Err("it must be more than 0".into()) }
 }
 
 /// The perceptrons of the examples.

@@ -102,12 +102,9 @@ pub fn total_memory(device: &Device) -> Option<u64> {
     if is_gpu(device) { gpu_memory() } else { Memory::read().total() }
 }
 
-/// Whether a device computes with floats of a type.
-pub(super) fn computes_with(device: &Device, dtype: FloatDType) -> bool {
-    // CUDA's backend says of every GPU that it has bf16.
-    let is_there =
-        dtype != FloatDType::BF16 || gpu_fingerprint(device).is_none_or(|fingerprint| has_bf16(&fingerprint));
-    is_there && device.supports_dtype(dtype)
+/// Whether a device computes with bf16 itself. On CUDA burn has GPUs without it do so too, in 32 bits and slowly.
+pub(super) fn is_made_for_bf16(device: &Device) -> bool {
+    device.supports_dtype(FloatDType::BF16) && gpu_fingerprint(device).is_none_or(|fingerprint| has_bf16(&fingerprint))
 }
 
 /// Whether a GPU may have bf16, by what burn compiles for: `ptx_sm` and the compute capability of a CUDA device, which has it

@@ -15,7 +15,7 @@ pub struct PeakFlops {
 ///
 /// From NVIDIA's data sheets of H100, H200, A100, A30, A10, A40, L4, L40, L40S, V100, T4 and HGX B200, whose figures "with
 /// sparsity" are halved. Longer names stand before those that they contain.
-const PEAKS: [(&str, f64, f64); 16] = [
+const PEAKS: [(&str, f64, f64); 17] = [
     ("B200", 2250.0, 1125.0),
     ("GH200", 989.4, 494.7),
     ("H200 NVL", 835.5, 417.5),
@@ -30,12 +30,13 @@ const PEAKS: [(&str, f64, f64); 16] = [
     ("L40S", 362.0, 183.0),
     ("L40", 181.0, 90.5),
     ("L4", 121.0, 60.0),
+    ("V100 PCIE", 112.0, 14.0),
     ("V100", 125.0, 15.7),
     ("T4", 65.0, 8.1),
 ];
 
 /// Those whose 16-bit floats are not bfloat16.
-const WITHOUT_BF16: [&str; 2] = ["V100", "T4"];
+const WITHOUT_BF16: [&str; 3] = ["V100 PCIE", "V100", "T4"];
 
 /// The peak of a device of that name; `None` for a CPU and for devices that are not known.
 pub fn peak_flops(device: &str) -> Option<PeakFlops> {
@@ -66,6 +67,7 @@ mod tests {
             ("NVIDIA A10", Some(125.0e12), 125.0e12),
             ("Tesla T4", None, 65.0e12),
             ("Tesla V100-SXM2-16GB", None, 125.0e12),
+            ("Tesla V100-PCIE-16GB", None, 112.0e12),
         ] {
             let peak = peak_flops(name).unwrap();
             assert_eq!((peak.bf16, peak.f16), (bf16, f16), "{name}");

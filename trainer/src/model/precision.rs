@@ -8,7 +8,7 @@ use stoker_crds::training::optimize::Precision;
 
 use super::{
     ModelError,
-    device::{computes_with, device_info},
+    device::{device_info, is_made_for_bf16},
 };
 
 /// What the weights are kept, saved and published in.
@@ -34,7 +34,10 @@ pub(crate) fn computed(precision: Precision) -> FloatDType {
 /// # Errors
 /// If the device computes in none of them.
 pub(crate) fn on_device(asked: Precision, device: &Device) -> Result<Precision, ModelError> {
-    chosen(asked, device_info(device).name, |precision| computes_with(device, computed(*precision)))
+    chosen(asked, device_info(device).name, |precision| match precision {
+        Precision::Mixed => is_made_for_bf16(device),
+        Precision::F32 | Precision::BF16 | Precision::F16 => device.supports_dtype(computed(*precision)),
+    })
 }
 
 fn chosen(asked: Precision, device: String, is_computed: impl Fn(&Precision) -> bool) -> Result<Precision, ModelError> {

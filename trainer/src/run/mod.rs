@@ -10,6 +10,7 @@ pub mod train;
 
 mod endpoint;
 mod error;
+mod keeping;
 mod pipeline;
 mod prepared;
 mod report;

@@ -11,14 +11,15 @@ use stoker_crds::{
     training::{Model, Task, optimize::Precision, text},
 };
 use tokio::runtime::Handle;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     RunError, Tracker,
+    keeping::Keeping,
     prepared::{Prepared, Reads},
 };
 use crate::{
-    artifact::{Publication, publish_model, remove},
+    artifact::{Publication, publish_model},
     base::{Base, BaseRef},
     data::Scratch,
     model::{Architecture, choose_device, precision},
@@ -59,38 +60,30 @@ impl Pipeline {
         let folder = root.join(&format!("{}/{}/runs/{}", run.namespace, run.training, run.id()));
         let kept = folder.join("prepared");
         let prepared = Arc::new(self.prepare(base.as_ref(), &kept).await?);
-        let keeping = self.keep(Arc::clone(&prepared), kept.clone());
-        let started_from = base.as_ref().map(|base| base.source().clone());
-        let fitted = Arc::new(self.fit(Arc::clone(&prepared), base, &folder, (device, precision)).await?);
-        let evaluations = self.evaluate(Arc::clone(&prepared), Arc::clone(&fitted)).await?;
-        let model = self.publish(prepared, fitted, started_from, evaluations, root).await?;
-        self.forget(keeping, &kept).await;
-        Ok(model)
-    }
-
-    /// Keeps what was prepared for a run that goes on, while this one trains.
-    fn keep(&self, prepared: Arc<Prepared>, folder: Folder) -> AbortOnDropHandle<()> {
-        let tracker = Arc::clone(&self.tracker);
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = prepared.keep(&folder).await {
-                let uri = &folder.uri;
-                let warning = format!(
-                    "what was prepared could not be kept in {uri}, so a pod that goes on with this run prepares it again: {error}"
-                );
-                tracker.on(Event::Warning(&warning));
-            }
-        }))
-    }
-
-    /// Deletes what was kept, which no pod will ask for any more.
-    async fn forget(&self, keeping: AbortOnDropHandle<()>, folder: &Folder) {
-        let kept = keeping.await.map_err(|error| error.to_string());
-        let removed = remove(folder).await.map_err(|error| error.to_string());
-        if let Err(error) = kept.and(removed) {
-            let warning =
-                format!("what was prepared for this run could not be deleted; delete {}: {error}", folder.uri);
-            self.tracker.on(Event::Warning(&warning));
+        let keeping = Keeping::begin(&prepared, kept, &self.tracker, &self.stop);
+        let ended = self.learn(prepared, base, &folder, root, (device, precision)).await;
+        match (&ended, keeping) {
+            (_, None) => {}
+            (Ok(_), Some(keeping)) => keeping.forget().await,
+            (Err(error), Some(keeping)) if error.reason().is_retryable() => keeping.finish().await,
+            (Err(_), Some(keeping)) => keeping.give_up().await,
         }
+        ended
+    }
+
+    /// What follows on the preparation.
+    async fn learn(
+        &self,
+        prepared: Arc<Prepared>,
+        base: Option<Base>,
+        folder: &Folder,
+        root: Folder,
+        computed: (Device, Precision),
+    ) -> Result<ModelRef, RunError> {
+        let started_from = base.as_ref().map(|base| base.source().clone());
+        let fitted = Arc::new(self.fit(Arc::clone(&prepared), base, folder, computed).await?);
+        let evaluations = self.evaluate(Arc::clone(&prepared), Arc::clone(&fitted)).await?;
+        self.publish(prepared, fitted, started_from, evaluations, root).await
     }
 
     /// The model that the run starts from, if it names one.
@@ -286,7 +279,7 @@ mod tests {
         };
         let kept = Access::local(dir.path()).open("s3://bucket/default/test/runs/1-8a6e0804/prepared").unwrap();
         let is_taken = async |pod: &Pipeline| match pod.prepare(None, &kept).await.unwrap() {
-            Prepared::Text(corpus) => corpus.is_kept,
+            Prepared::Text(corpus) => corpus.is_taken,
             Prepared::Table(_) => panic!("it is text"),
         };
 

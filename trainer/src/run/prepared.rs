@@ -9,6 +9,8 @@ use stoker_crds::{
     training::{Model, Text},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::RunError;
 use crate::{
     artifact::ArtifactError,
@@ -16,7 +18,7 @@ use crate::{
     data::{self, Scratch},
     model::ModelError,
     storage::{Access, Folder},
-    text::{self, Corpus, Tokenizer, Vocabulary, stop_token},
+    text::{self, Corpus, KeptError, Tokenizer, Vocabulary, stop_token},
     training::{Dataset, Problem},
 };
 
@@ -84,14 +86,19 @@ impl Prepared {
         })
     }
 
-    /// Writes to a folder what took long to prepare, so that the run need not prepare it again: text.
+    /// Whether it may take so long to prepare that it is worth keeping: text.
+    pub(super) fn can_be_kept(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+
+    /// Writes it to a folder, so that the run need not prepare it again, if it can be kept.
     ///
     /// # Errors
-    /// If the storage fails.
-    pub(super) async fn keep(&self, folder: &Folder) -> Result<(), ArtifactError> {
+    /// If it is halted, or the storage fails.
+    pub(super) async fn keep(&self, folder: &Folder, halt: &CancellationToken) -> Result<(), KeptError> {
         match self {
             Self::Table(_) => Ok(()),
-            Self::Text(corpus) => text::keep(corpus, folder).await,
+            Self::Text(corpus) => text::keep(corpus, folder, halt).await,
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use stoker_crds::{artifact::TOKENIZER, metric::Split, progress::DataStats};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Corpus, Tokenizer,
@@ -18,6 +19,8 @@ use crate::{
 const CORPUS: &str = "corpus.json";
 /// Bytes that are handed to the storage at a time.
 const PIECE: usize = 1 << 20;
+/// The most bytes of a file: no storage takes more than 10,000 parts of one, which are 8 MiB each here.
+const FILE: usize = 64 << 30;
 
 /// All of a [`Corpus`] but its tokenizer and its tokens.
 #[derive(Serialize, Deserialize)]
@@ -32,35 +35,57 @@ struct Description {
     splits: [Layout; 3],
 }
 
-/// Why what was kept cannot be taken.
+/// Why a corpus cannot be kept, or what was kept cannot be taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum KeptError {
+pub enum KeptError {
+    /// It cannot be written or read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// The scratch folder fails.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// What was kept is no corpus.
     #[error("{uri}: {detail}")]
-    Unfit { uri: String, detail: String },
+    Unfit {
+        /// The folder.
+        uri: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// It was told to write no more.
+    #[error("it was halted")]
+    Halted,
 }
 
-/// Writes a corpus to a folder, in place of another that is there.
+impl KeptError {
+    /// Whether it is what was kept that is at fault.
+    pub(super) fn is_broken(&self) -> bool {
+        match self {
+            Self::Artifact(error) => error.is_broken() || matches!(error, ArtifactError::Json(_)),
+            Self::Unfit { .. } => true,
+            Self::Data(_) | Self::Halted => false,
+        }
+    }
+}
+
+/// Writes a corpus to a folder, in place of another that is there; not one that was taken from there.
 ///
 /// # Errors
-/// If the storage fails. Then nothing is there that could be taken.
-pub async fn keep(corpus: &Corpus, folder: &Folder) -> Result<(), ArtifactError> {
-    if corpus.is_kept {
+/// If it is halted, or the storage fails. Then nothing is there that could be taken.
+pub async fn keep(corpus: &Corpus, folder: &Folder, halt: &CancellationToken) -> Result<(), KeptError> {
+    if corpus.is_taken {
         return Ok(());
     }
     remove(folder).await?;
     let mut writer = Writer::begin(folder, None).await?;
     for (split, sequences) in Split::ALL.into_iter().zip(corpus.splits()) {
         let (tokens, counts) = sequences.bytes();
-        writer.write(&tokens_of(split), pieces(tokens)).await?;
-        if let Some(counts) = counts {
-            writer.write(&counts_of(split), pieces(counts)).await?;
+        let files = files_of(tokens_of(split), tokens).chain(files_of(counts_of(split), counts.unwrap_or_default()));
+        for (name, bytes) in files {
+            writer.write(&name, pieces(bytes, halt)).await?;
         }
     }
-    writer.write(TOKENIZER, pieces(corpus.tokenizer.to_json())).await?;
+    writer.write(TOKENIZER, pieces(corpus.tokenizer.to_json(), halt)).await?;
     let description = Description {
         key: corpus.key.clone(),
         stats: corpus.stats.clone(),
@@ -68,12 +93,26 @@ pub async fn keep(corpus: &Corpus, folder: &Folder) -> Result<(), ArtifactError>
         end_of_text: corpus.tokenizer.end_of_text(),
         splits: corpus.splits().map(|sequences| sequences.layout().clone()),
     };
-    writer.write(CORPUS, pieces(&serde_json::to_vec(&description)?)).await?;
-    writer.commit().await.map(drop)
+    let description = serde_json::to_vec(&description).map_err(ArtifactError::from)?;
+    writer.write(CORPUS, pieces(&description, halt)).await?;
+    Ok(writer.commit().await.map(drop)?)
 }
 
-fn pieces(bytes: &[u8]) -> impl Iterator<Item = Result<Bytes, ArtifactError>> {
-    bytes.chunks(PIECE).map(|piece| Ok(Bytes::copy_from_slice(piece)))
+/// The pieces of a file, until it is halted.
+fn pieces(bytes: &[u8], halt: &CancellationToken) -> impl Iterator<Item = Result<Bytes, KeptError>> {
+    bytes.chunks(PIECE).map(|piece| match halt.is_cancelled() {
+        true => Err(KeptError::Halted),
+        false => Ok(Bytes::copy_from_slice(piece)),
+    })
+}
+
+/// Bytes as files of a storage, none of no bytes.
+fn files_of(name: String, bytes: &[u8]) -> impl Iterator<Item = (String, &[u8])> {
+    bytes.chunks(FILE).enumerate().map(move |(number, bytes)| (numbered(&name, number), bytes))
+}
+
+fn numbered(name: &str, number: usize) -> String {
+    format!("{name}-{number}")
 }
 
 fn tokens_of(split: Split) -> String {
@@ -98,12 +137,13 @@ pub(super) async fn take(folder: &Folder, key: &str, scratch: &Scratch) -> Resul
     if description.key != key {
         return Ok(None);
     }
+    tracing::info!(uri = folder.uri, "the text was prepared before, and is fetched");
     let tokenizer = Tokenizer::from_json(&kept.read(TOKENIZER).await?, Some(description.end_of_text));
     let tokenizer = tokenizer.map_err(|error| kept.unfit(error.to_string()))?;
     let Description { key, stats, warning, splits: [train, validation, test], .. } = description;
     Ok(Some(Corpus {
         key,
-        is_kept: true,
+        is_taken: true,
         tokenizer,
         stats,
         warning,
@@ -121,12 +161,13 @@ struct Files<'a> {
 
 impl Files<'_> {
     async fn read(&self, name: &str) -> Result<Vec<u8>, KeptError> {
+        let file = self.kept.manifest.file(name).ok_or_else(|| self.unfit(format!("it has no file '{name}'")))?;
         let mut bytes = Vec::new();
-        self.stream(name, |piece| {
+        let append = |piece: &[u8]| {
             bytes.extend_from_slice(piece);
-            Ok(())
-        })
-        .await?;
+            Ok::<_, KeptError>(())
+        };
+        stream_file(self.folder, file, append).await?;
         Ok(bytes)
     }
 
@@ -141,17 +182,15 @@ impl Files<'_> {
             .ok_or_else(|| self.unfit(format!("the tokens of the {} split are not as many as it says", split.name())))
     }
 
-    /// A file of the scratch folder with the same bytes.
+    /// One file of the scratch folder with the bytes of [`files_of`] that name.
     async fn copy(&self, name: &str, scratch: &Scratch) -> Result<ScratchFile, KeptError> {
         let failed = |error| DataError::scratch(scratch, error);
-        let file = scratch.file().map_err(failed)?;
-        self.stream(name, |piece| Ok(file.append(piece).map_err(failed)?)).await?;
-        Ok(file)
-    }
-
-    async fn stream(&self, name: &str, to: impl FnMut(&[u8]) -> Result<(), KeptError>) -> Result<(), KeptError> {
-        let file = self.kept.manifest.file(name).ok_or_else(|| self.unfit(format!("it has no file '{name}'")))?;
-        stream_file(self.folder, file, to).await
+        let copy = scratch.file().map_err(failed)?;
+        let files = (0..).map_while(|number| self.kept.manifest.file(&numbered(name, number)));
+        for file in files {
+            stream_file(self.folder, file, |piece| Ok::<_, KeptError>(copy.append(piece).map_err(failed)?)).await?;
+        }
+        Ok(copy)
     }
 
     fn unfit(&self, detail: String) -> KeptError {

@@ -30,7 +30,7 @@ use stoker_crds::{
 use self::pipeline::Pipeline;
 pub use self::{
     answer::{prompt_tokens, stop_token},
-    kept::keep,
+    kept::{KeptError, keep},
     sequences::Sequences,
     tokenizer::{END_OF_TEXT, MAX_JSON, Tokenizer, TokenizerError},
     vocabulary::Vocabulary,
@@ -43,10 +43,11 @@ use crate::{
 /// Text that is ready to be trained on.
 #[derive(Debug)]
 pub struct Corpus {
-    /// Digest of what it was prepared of, and how: of the same, one that was kept is taken.
+    /// Digest of the data, the configuration and the version that it was prepared of and by: what was kept of another is not
+    /// taken.
     pub key: String,
-    /// Whether it was taken from there.
-    pub is_kept: bool,
+    /// Whether it was kept before, and taken from there.
+    pub is_taken: bool,
     /// The tokenizer, fitted on the training split alone.
     pub tokenizer: Tokenizer,
     /// What was read, dropped and kept.

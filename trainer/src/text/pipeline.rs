@@ -29,13 +29,13 @@ use super::{
     chat::{self, ASSISTANT, Conversation, Shape},
     clean::{Counts, Distinct, ORDER, Rules},
     documents::Documents,
-    kept,
+    kept::{self, KeptError},
     read::{Reader, columns_of},
     sequences::{Sequences, SequencesWriter},
     tokenizer::{self, MAX_JSON},
 };
 use crate::{
-    artifact::digest,
+    artifact::{ArtifactError, digest},
     data::{
         DataError, Scratch,
         clean::{changed, sorted},
@@ -123,8 +123,8 @@ impl<'a> Pipeline<'a> {
         let files = source::list(self.access, &self.data.source.uri, self.data.format).await?;
         let fingerprint = source::fingerprint(&files).await?;
         let choice = self.choose_tokenizer().await?;
-        let key = self.key(&fingerprint, &choice);
-        if let Some(corpus) = self.take(&key).await {
+        let key = self.key(&fingerprint, &choice)?;
+        if let Some(corpus) = self.take(&key).await? {
             return Ok(corpus);
         }
         self.update(|stats| stats.fingerprint = fingerprint);
@@ -138,33 +138,33 @@ impl<'a> Pipeline<'a> {
         let lens = [&train, &validation, &test].map(|split| split.len() as u64);
         self.update(|stats| [stats.train, stats.validation, stats.test] = lens);
         let warning = self.warning(&tokenizer);
-        Ok(Corpus { key, is_kept: false, tokenizer, stats: self.stats(), warning, train, validation, test })
+        Ok(Corpus { key, is_taken: false, tokenizer, stats: self.stats(), warning, train, validation, test })
     }
 
     /// Digest of all that decides about the corpus: data, configuration, the tokenizer if it is not fitted on the data, and the
     /// version that prepares them.
-    fn key(&self, fingerprint: &str, choice: &Choice) -> String {
+    fn key(&self, fingerprint: &str, choice: &Choice) -> Result<String, DataError> {
         let tokenizer = match choice {
             Choice::Given(tokenizer) => Some((digest(tokenizer.to_json()), tokenizer.end_of_text())),
             Choice::Fitted(_) => None,
         };
         let all = (env!("CARGO_PKG_VERSION"), self.data, self.context, fingerprint, tokenizer);
-        // Serialising these plain types cannot fail; an empty text would only make all keys equal.
-        digest(&serde_json::to_vec(&all).unwrap_or_default())
+        Ok(digest(&serde_json::to_vec(&all).map_err(DataError::internal)?))
     }
 
-    async fn take(&self, key: &str) -> Option<Corpus> {
-        match kept::take(self.kept?, key, self.scratch).await {
-            Ok(corpus) => {
-                if corpus.is_some() {
-                    tracing::info!("the text was prepared before, and is taken from the storage");
-                }
-                corpus
-            }
-            Err(error) => {
+    /// The corpus of that key, if it was kept. Only what is damaged is prepared again: a storage that fails says nothing about
+    /// what lies in it.
+    async fn take(&self, key: &str) -> Result<Option<Corpus>, DataError> {
+        let Some(folder) = self.kept else { return Ok(None) };
+        match kept::take(folder, key, self.scratch).await {
+            Ok(corpus) => Ok(corpus),
+            Err(error) if error.is_broken() => {
                 tracing::warn!(%error, "the text that was prepared before cannot be taken, and is prepared again");
-                None
+                Ok(None)
             }
+            Err(KeptError::Data(error)) => Err(error),
+            Err(KeptError::Artifact(ArtifactError::Storage(error))) => Err(error.into()),
+            Err(error) => Err(DataError::internal(error)),
         }
     }
 

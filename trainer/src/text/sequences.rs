@@ -117,11 +117,9 @@ impl Sequences {
         let Layout { context, width, len, .. } = self.layout;
         if index >= len || tokens.len() != context + 1 || weights.len() != context {
             return Err(DataError::internal(format!(
-                "sequence {index} of {} was asked for, in {} tokens and {} weights for a context of {}",
-                len,
+                "sequence {index} of {len} was asked for, in {} tokens and {} weights for a context of {context}",
                 tokens.len(),
-                weights.len(),
-                self.layout.context
+                weights.len()
             )));
         }
         let start = index as usize * context;

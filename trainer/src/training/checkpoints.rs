@@ -117,7 +117,7 @@ impl<'a> Checkpoints<'a> {
             Ok(written) => written,
             // As in the steps: it may say that the device's memory is full.
             Err(Ok(panic)) => resume_unwind(panic),
-            Err(Err(error)) => return Err(TrainError::Internal(error.to_string())),
+            Err(Err(error)) => return Err(TrainError::Internal(format!("writing a checkpoint: {error}"))),
         };
         match written.result {
             Ok((checkpoint, pruned)) => {

@@ -72,8 +72,8 @@ pub enum TrainError {
         /// The last checkpoint in storage.
         checkpoint: Option<CheckpointRef>,
     },
-    /// The background task that writes checkpoints ended by a defect.
-    #[error("writing a checkpoint ended unexpectedly: {0}; this is a defect of Stoker, please report it")]
+    /// A thread of the training could not be started, or ended without a result.
+    #[error("the training ended unexpectedly: {0}; this is a defect of Stoker, please report it")]
     Internal(String),
 }
 

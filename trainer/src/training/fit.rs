@@ -181,7 +181,7 @@ pub fn fit(
         checkpoint: checkpoints.last().cloned(),
         good_checkpoint: checkpoints.last_before(state.good_before()),
         samples: state.samples,
-        need,
+        need: need.after_the_last_step(),
     })
 }
 
@@ -189,7 +189,7 @@ pub fn fit(
 fn stands_in(used: Precision, asked: Precision, device: &Device) -> Option<String> {
     (used != asked).then(|| {
         format!(
-            "{} does not compute in train.precision {asked:?}: the training computes in {used:?} instead, with weights and \
+            "{} has no numbers of train.precision {asked:?}: the training computes in {used:?} instead, with weights and \
              optimizer state as for {asked:?}; set train.precision to {used:?} to have the same on every device",
             device_info(device).name
         )

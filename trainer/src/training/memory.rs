@@ -18,7 +18,7 @@ use stoker_crds::{
 use super::{Event, TrainError, Watch, optimizer};
 use crate::{
     machine::Memory,
-    model::{Adapted, Architecture, Workload, device_info, is_gpu, says_out_of_memory, total_memory},
+    model::{Adapted, Architecture, Workload, device_info, is_gpu, precision, says_out_of_memory, total_memory},
 };
 
 /// The memory that a training is estimated to take, beside the memory that there is.
@@ -37,6 +37,8 @@ pub struct MemoryNeed {
     batch: u32,
     /// What makes it take less, besides a smaller batch.
     savings: Vec<&'static str>,
+    /// Whether all steps are done.
+    is_trained: bool,
     is_gpu: bool,
     device: String,
 }
@@ -68,7 +70,8 @@ impl MemoryNeed {
             total,
             fitting_batch: total.and_then(|total| architecture.fitting_batch(workload, total)),
             batch: workload.batch,
-            savings: savings(config),
+            savings: savings(config, device),
+            is_trained: false,
             is_gpu: is_gpu(device),
             device: device_info(device).name,
         }
@@ -90,6 +93,11 @@ impl MemoryNeed {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// The same once all steps are done, where neither a smaller batch helps nor another way to train.
+    pub(super) fn after_the_last_step(self) -> Self {
+        Self { is_trained: true, ..self }
     }
 
     /// What a person should know although the training is tried.
@@ -138,12 +146,13 @@ fn states_per_weight(train: &Train<Loss>) -> u32 {
 }
 
 /// What a configuration leaves open that makes a training take less memory.
-fn savings(config: &TrainConfig) -> Vec<&'static str> {
+fn savings(config: &TrainConfig, device: &Device) -> Vec<&'static str> {
     let (is_mlp, train) = (matches!(config.model, Model::Mlp(_)), &config.train);
+    let has_bf16 = precision::on_device(Precision::BF16, device).is_ok();
     let has_all_learned = config.model.base().is_some_and(|base| base.lora.is_none());
     [
         (!is_mlp && !train.activation_checkpointing, "set train.activationCheckpointing to true"),
-        (train.precision != Precision::BF16, "set train.precision to BF16 where the device has it"),
+        (train.precision != Precision::BF16 && has_bf16, "set train.precision to BF16"),
         (has_all_learned, "learn adapters alone (spec.model.from.lora)"),
     ]
     .into_iter()
@@ -168,6 +177,9 @@ impl fmt::Display for MemoryNeed {
         }
         let more = if self.is_gpu { "a GPU with more memory" } else { "more resources.memory" };
         match self.fitting_batch {
+            _ if self.is_trained => {
+                write!(f, ": all steps are done, and what follows on them needs {more}, or a smaller model")
+            }
             Some(batch) => write!(f, ": set train.microBatchSize to {batch} or less, or take {more}"),
             None => {
                 let savings: String = self.savings.iter().map(|saving| format!("{saving}, ")).collect();
@@ -259,12 +271,12 @@ mod tests {
         let model = json!({"from": {"uri": "s3://models/a", "format": "HuggingFace"}});
         config.model = serde_json::from_value(model).unwrap();
         for part in ["activationCheckpointing", "train.precision", "model.from.lora"] {
-            assert!(savings(&config).iter().any(|saving| saving.contains(part)), "{part}");
+            assert!(savings(&config, &Device::flex()).iter().any(|saving| saving.contains(part)), "{part}");
         }
         let model = json!({"from": {"uri": "s3://models/a", "format": "HuggingFace", "lora": {"rank": 4, "alpha": 8}}});
         config.model = serde_json::from_value(model).unwrap();
         (config.train.precision, config.train.activation_checkpointing) = (Precision::BF16, true);
-        assert!(savings(&config).is_empty());
+        assert!(savings(&config, &Device::flex()).is_empty());
     }
 
     #[test]
@@ -304,6 +316,8 @@ mod tests {
             assert_eq!(error.reason(), Reason::OutOfDeviceMemory);
             assert!(error.to_string().contains("set train.microBatchSize to 32 or less"), "{error}");
         }
+        let later = need.clone().after_the_last_step().explain(|| Err::<(), _>(full().into())).unwrap_err().to_string();
+        assert!(later.contains("all steps are done") && !later.contains("microBatchSize to"), "{later}");
         let other = need.explain(|| Err::<(), _>(TrainError::Empty("training"))).unwrap_err();
         assert_eq!(other.reason(), Reason::EmptyData);
     }
