@@ -57,7 +57,7 @@ install_peers() {
 }
 
 # Kernels are linked with the mathematical functions of CUDA's toolkit, which the trainer looks for in these folders. Where
-# there is none, it gets the file that PyTorch's Triton brings along, if that is installed.
+# there is none, it gets the file that PyTorch's Triton brings along.
 find_libdevice() {
 	local file=nvvm/libdevice/libdevice.10.bc root brought
 	local -a roots=(/usr/local/cuda /opt/cuda /usr/lib/cuda /usr)

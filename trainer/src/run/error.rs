@@ -111,6 +111,11 @@ impl RunError {
         reason.exit_code().unwrap_or(1)
     }
 
+    /// Whether another pod tries.
+    pub(super) fn is_tried_again(&self) -> bool {
+        !report::FINAL_EXIT_CODES.contains(&self.exit_code())
+    }
+
     /// What the report says.
     pub fn report(&self) -> report::RunError {
         report::RunError { reason: self.reason(), message: self.to_string() }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Tracker, prepared::Prepared};
@@ -42,9 +42,16 @@ impl Keeping {
             let (prepared, folder, halt, tracker) =
                 (Arc::clone(prepared), folder.clone(), halt.clone(), Arc::clone(&tracker));
             async move {
-                match prepared.keep(&folder, &halt).await {
-                    Err(error) if !halt.is_cancelled() => not_kept(&tracker, &folder, &error.to_string()),
-                    Ok(()) | Err(_) => {}
+                let halted = async {
+                    halt.cancelled().await;
+                    tokio::time::sleep(LAST_WORDS).await;
+                };
+                tokio::select! {
+                    kept = prepared.keep(&folder, &halt) => match kept {
+                        Err(error) if !halt.is_cancelled() => not_kept(&tracker, &folder, &error.to_string()),
+                        Ok(()) | Err(_) => {}
+                    },
+                    () = halted => {}
                 }
             }
         });
@@ -52,20 +59,9 @@ impl Keeping {
     }
 
     /// Waits until all is sent, for another try of the run, unless the run is told to end.
-    pub(super) async fn finish(mut self) {
-        let halted = async {
-            self.halt.cancelled().await;
-            tokio::time::sleep(LAST_WORDS).await;
-        };
-        let ended = tokio::select! {
-            ended = &mut self.task => ended,
-            () = halted => {
-                self.task.abort();
-                Ok(())
-            }
-        };
-        if let Err(error) = ended.map_err(|error: JoinError| error.to_string()) {
-            not_kept(&self.tracker, &self.folder, &error);
+    pub(super) async fn finish(self) {
+        if let Err(error) = self.task.await {
+            not_kept(&self.tracker, &self.folder, &error.to_string());
         }
     }
 

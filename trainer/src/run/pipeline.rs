@@ -65,7 +65,7 @@ impl Pipeline {
         match (&ended, keeping) {
             (_, None) => {}
             (Ok(_), Some(keeping)) => keeping.forget().await,
-            (Err(error), Some(keeping)) if error.reason().is_retryable() => keeping.finish().await,
+            (Err(error), Some(keeping)) if error.is_tried_again() => keeping.finish().await,
             (Err(_), Some(keeping)) => keeping.give_up().await,
         }
         ended

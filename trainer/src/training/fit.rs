@@ -160,6 +160,7 @@ pub fn fit(
     let trained = pool.install(|| need.explain(|| train(&mut session, &mut checkpoints, stop)));
     trained.map_err(|error| with_checkpoint(error, session.state(), &checkpoints))?;
 
+    let need = need.after_the_last_step();
     let (predictor, state, best_step, not_finite) = need.explain(|| {
         let (predictor, state, best_step) = session.into_result();
         let not_finite = first_not_finite(&learned_weights(predictor.model())?).map(str::to_owned);
@@ -181,7 +182,7 @@ pub fn fit(
         checkpoint: checkpoints.last().cloned(),
         good_checkpoint: checkpoints.last_before(state.good_before()),
         samples: state.samples,
-        need: need.after_the_last_step(),
+        need,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::{
     artifact::faulty::{Fault, Faulty, Operation},
     data::DataError,
     storage::Folder,
-    text::{KeptError, keep, tokenizer::fit},
+    text::{KeptError, keep, sequences::SequencesWriter, tokenizer::fit},
 };
 
 /// Conversations, of which not every token counts, and a tokenizer that is fitted on them.
@@ -121,12 +121,27 @@ async fn of_another_tokenizer_at_the_same_place_nothing_is_taken() {
 }
 
 #[tokio::test]
-async fn of_what_is_halted_nothing_is_left() {
+async fn of_what_is_halted_on_its_way_nothing_is_left() {
     let (bucket, data) = conversations(9);
-    let (folder, halted) = (folder(&bucket), running());
-    halted.cancel();
-    let error = keep(&prepare(&bucket, &data).await.unwrap(), &folder, &halted).await.unwrap_err();
-    assert!(matches!(error, KeptError::Halted), "{error}");
+    let prepared = prepare(&bucket, &data).await.unwrap();
+    // More than one part of an upload: the first is sent while the others are still to come.
+    let mut writer = SequencesWriter::new(&bucket.scratch(), CONTEXT, 257, false).unwrap();
+    for _ in 0..100 {
+        writer.push(&[1; 100_000], std::iter::repeat(true)).unwrap();
+    }
+    let corpus = Corpus { train: writer.finish().unwrap(), ..prepared };
+    let halt = running();
+    let folder = Faulty::folder({
+        let halt = halt.clone();
+        move |operation, _| {
+            if operation == Operation::Put {
+                halt.cancel();
+            }
+            None
+        }
+    });
+    let error = keep(&corpus, &folder, &halt).await.unwrap_err();
+    assert!(matches!(error, KeptError::Halted) && halt.is_cancelled(), "{error}");
     let left: Vec<_> = folder.store.list(Some(&folder.path)).try_collect().await.unwrap();
     assert!(left.is_empty(), "{left:?}");
 }
