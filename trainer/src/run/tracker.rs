@@ -82,7 +82,9 @@ impl Watch for Tracker {
         self.update(|progress| match event {
             Event::Estimated(estimate) => {
                 let (parameters, memory) = (estimate.parameters, Size(estimate.memory_bytes()).to_string());
-                tracing::info!(parameters, memory, "the model's size, and about what its training takes");
+                if progress.estimate.as_ref() != Some(estimate) {
+                    tracing::info!(parameters, memory, "the model's size, and about what its training takes");
+                }
                 progress.estimate = Some(*estimate);
             }
             Event::Started { epoch, total_epochs, step, total_steps, resumed_from, history, samples } => {
