@@ -151,12 +151,8 @@ pub async fn open(folder: &Folder, expected_digest: Option<&str>) -> Result<Arti
     }
     let files = stream::iter(manifest.files)
         .map(|file| async move {
-            let got = get_listed(folder, &file).await?;
-            let bytes = read(folder, &file.name, got, file.size).await?;
-            if sha256(&bytes) != file.sha256 {
-                return Err(changed(folder, &file));
-            }
-            Ok((file.name, bytes))
+            let bytes = read_file(folder, &file).await?;
+            Ok::<_, ArtifactError>((file.name, bytes))
         })
         .buffer_unordered(CONCURRENCY)
         .try_collect()
@@ -189,6 +185,16 @@ pub(crate) async fn read_manifest(folder: &Folder, expected_digest: Option<&str>
         .map_err(|error| corrupt(&folder.uri, format!("{MANIFEST} cannot be read: {error}")))?;
     manifest.validate().map_err(|source| ArtifactError::Manifest { uri: folder.uri.clone(), source })?;
     Ok(Committed { manifest, digest, at })
+}
+
+/// Reads a file of an artifact into memory and verifies it: its size before it is read, then its SHA-256.
+///
+/// # Errors
+/// If the file is not what the manifest says, or the storage fails.
+pub(crate) async fn read_file(folder: &Folder, file: &ManifestFile) -> Result<Bytes, ArtifactError> {
+    let got = get_listed(folder, file).await?;
+    let bytes = read(folder, &file.name, got, file.size).await?;
+    if sha256(&bytes) == file.sha256 { Ok(bytes) } else { Err(changed(folder, file)) }
 }
 
 /// Hands on a file of an artifact piece by piece, of whatever size it is, and verifies it: its size before it is read, its

@@ -10,7 +10,7 @@ use super::{
     sequences::{Layout, Sequences},
 };
 use crate::{
-    artifact::{ArtifactError, Committed, Writer, read_manifest, remove, stream_file},
+    artifact::{ArtifactError, Committed, Writer, read_file, read_manifest, remove, stream_file},
     data::{DataError, Scratch, scratch::ScratchFile},
     storage::Folder,
 };
@@ -160,15 +160,9 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    async fn read(&self, name: &str) -> Result<Vec<u8>, KeptError> {
+    async fn read(&self, name: &str) -> Result<Bytes, KeptError> {
         let file = self.kept.manifest.file(name).ok_or_else(|| self.unfit(format!("it has no file '{name}'")))?;
-        let mut bytes = Vec::new();
-        let append = |piece: &[u8]| {
-            bytes.extend_from_slice(piece);
-            Ok::<_, KeptError>(())
-        };
-        stream_file(self.folder, file, append).await?;
-        Ok(bytes)
+        Ok(read_file(self.folder, file).await?)
     }
 
     async fn sequences(&self, split: Split, layout: Layout, scratch: &Scratch) -> Result<Sequences, KeptError> {
